@@ -1,45 +1,51 @@
 """Find the parameters of a config that its bot's schema does not describe. Pure.
 
 The schema is JSON Schema in `custom.config.schema`, for all entrypoints, or one below the name of each (`bot`,
-`backtest`). It is written by the bot's author, so every part of it may have an unexpected type.
+`backtest`, `query`). It is written by the bot's author, so every part of it may have an unexpected type.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+Schema = Mapping[str, Any] | bool
 
 RUNTIME_PARAMETERS = frozenset(
     {"dataSets", "egress", "enabled", "notify", "overlap", "placement", "resources", "schedule", "timeout", "timezone"}
 )
 """Keys of a config that the runtime itself reads."""
 
+_ENTRYPOINTS = frozenset({"bot", "backtest", "query"})
 _MOST_DEPTH = 32
 _COMBINED = ("allOf", "anyOf", "oneOf")
 
 
-def schema_of(description: Mapping[str, Any], entrypoint: str) -> Mapping[str, Any] | None:
+def schema_of(description: Mapping[str, Any], entrypoint: str) -> Schema | None:
     """Return the schema of the config for *entrypoint* in a bot's *description*; None without one."""
     schema = description.get("schema")
-    if not isinstance(schema, Mapping):
-        return None
-    own = schema.get(entrypoint)
-    is_divided = isinstance(own, Mapping) and not isinstance(schema.get("properties"), Mapping)
-    return own if is_divided and isinstance(own, Mapping) else schema
+    if isinstance(schema, Mapping) and is_by_entrypoint(schema):
+        schema = schema.get(entrypoint)
+    return schema if isinstance(schema, Mapping | bool) else None
 
 
-def unknown_parameters(config: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[str]:
+def is_by_entrypoint(schema: Mapping[str, Any]) -> bool:
+    """Whether *schema* has a schema for each entrypoint, as the platform's has, instead of being one."""
+    return bool(schema) and set(schema) <= _ENTRYPOINTS
+
+
+def unknown_parameters(config: Mapping[str, Any], schema: Schema | None) -> list[str]:
     """Return the keys of *config*, with dots into objects, that *schema* does not describe.
 
     Where the schema allows further keys, or refers to other schemas, all are known. Without `properties` it describes
     none, and nothing is unknown.
     """
-    if schema is None:
+    if not isinstance(schema, Mapping):
         return []
     return list(_unknown({k: v for k, v in config.items() if k not in RUNTIME_PARAMETERS}, schema, "", _MOST_DEPTH))
 
 
-def described_parameters(schema: Mapping[str, Any] | None) -> list[str]:
+def described_parameters(schema: Schema | None) -> list[str]:
     """Return the keys that *schema* describes, with dots into objects."""
-    return list(_described(schema, "", _MOST_DEPTH)) if schema is not None else []
+    return list(_described(schema, "", _MOST_DEPTH)) if isinstance(schema, Mapping) else []
 
 
 def _described(schema: Mapping[str, Any], prefix: str, depth: int) -> Iterator[str]:

@@ -69,6 +69,8 @@ def test_deeply_nested_schema_is_followed_to_a_limit() -> None:
     [
         (SCHEMA, SCHEMA),
         ({"backtest": SCHEMA, "bot": {}}, SCHEMA),
+        ({"backtest": False}, False),
+        ({"bot": SCHEMA}, None),
         ({"properties": {"backtest": {}}, "backtest": SCHEMA}, {"properties": {"backtest": {}}, "backtest": SCHEMA}),
         ("schema.json", None),
         (None, None),

@@ -5,13 +5,12 @@ from typing import Any
 
 from libs.core.errors import UserError
 from libs.core.placement import placement_of
-from libs.core.schema_parameters import RUNTIME_PARAMETERS
+from libs.core.schema_parameters import RUNTIME_PARAMETERS, Schema, schema_of
 from libs.docker_runner.data.names import data_names
 from libs.docker_runner.executable import Network
 from libs.docker_runner.sandbox.egress import egress_for
 from tools.author.findings import Finding
 from tools.author.json_schema import SchemaInvalid, Violation, violations
-from tools.bots.description import config_schema
 
 RUNTIME_FIELDS = RUNTIME_PARAMETERS | {"misfire", "misfireGrace", "retries", "retryDelay", "rollback"}
 """Fields of a config that the runtime reads; a schema that does not name them allows them."""
@@ -40,7 +39,7 @@ def config_findings(
 def _schema_findings(
     description: Mapping[str, Any], kind: str, config: Mapping[str, Any], where: str, described_in: str
 ) -> list[Finding]:
-    schema = config_schema(description, kind)
+    schema = schema_of(description, kind)
     if schema is None:
         return []
     try:
@@ -57,7 +56,7 @@ def _schema_findings(
     ]
 
 
-def _violations(config: Mapping[str, Any], schema: Mapping[str, Any] | bool) -> list[Violation]:
+def _violations(config: Mapping[str, Any], schema: Schema) -> list[Violation]:
     found = violations(config, schema)
     own = {name: value for name, value in config.items() if name not in RUNTIME_FIELDS}
     if not found or len(own) == len(config):

@@ -13,6 +13,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry  # comes with jsonschema  # pants: no-infer-dep
 from referencing.exceptions import Unresolvable  # pants: no-infer-dep
 
+from libs.core.schema_parameters import Schema
 from libs.core.secrets.references import has_references
 
 _TEXTS: Mapping[str, str] = {
@@ -48,7 +49,7 @@ class Violation:
     reason: str
 
 
-def violations(value: object, schema: Mapping[str, Any] | bool) -> list[Violation]:
+def violations(value: object, schema: Schema) -> list[Violation]:
     """Return where *value* does not match *schema*. A reference to a secret matches everything.
 
     Nothing is fetched: a schema may refer only to its own parts.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.core.schema_parameters import is_by_entrypoint
 from tools.bots.errors import BotFolderInvalid
 
 DESCRIPTION = "bot.json"
@@ -17,7 +18,6 @@ _PLATFORM_NAMES = (PLATFORM_DESCRIPTION, "bot-config.yml")
 # For editors only.
 _EDITOR_FIELD = "$schema"
 _BY_ENTRY = ("entrypoints", "schema")
-_ENTRIES = frozenset({"bot", "backtest", "query"})
 _MOST_BYTES = 256 * 1024
 _MOST_VALUES = 100_000
 
@@ -50,19 +50,6 @@ def description_file(folder: Path) -> Path:
     """Return the file that describes *folder*; that of `bot.json` when it has none."""
     names = (DESCRIPTION, *_PLATFORM_NAMES)
     return next((folder / name for name in names if (folder / name).exists()), folder / DESCRIPTION)
-
-
-def config_schema(description: Mapping[str, Any], kind: str) -> Mapping[str, Any] | bool | None:
-    """Return the JSON Schema of the config of *kind*, ``bot`` or ``backtest``; None without one."""
-    schema = description.get("schema")
-    if isinstance(schema, Mapping) and is_by_entry(schema):
-        schema = schema.get(kind)
-    return schema if isinstance(schema, Mapping | bool) else None
-
-
-def is_by_entry(schema: Mapping[str, Any]) -> bool:
-    """Whether *schema* has a schema for each entrypoint, as the platform's has, instead of being one."""
-    return bool(schema) and set(schema) <= _ENTRIES
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -115,7 +102,7 @@ def _with_files(folder: Path, file: Path, schema: object) -> object:
     """Return *schema* with the contents of the files that it names."""
     if isinstance(schema, str):
         return _schema_file(folder, file, schema)
-    if isinstance(schema, dict) and is_by_entry(schema):
+    if isinstance(schema, dict) and is_by_entrypoint(schema):
         return {
             entry: _schema_file(folder, file, one) if isinstance(one, str) else one for entry, one in schema.items()
         }
