@@ -185,7 +185,7 @@ class Sweep:
         row.began = row.began or time.monotonic()
         row.state = "announced"
         # Interrupted in between, it would be unknown whether there is something to cancel.
-        await uninterrupted(_announced(self._servers, entities, uploaded, row.point.config))
+        await uninterrupted(announce(self._servers, BACKTEST_RUNNER, entities, uploaded, row.point.config))
         row.announced_at = time.monotonic()
 
     async def _look(self, entities: EntityStore) -> None:
@@ -222,10 +222,6 @@ class Sweep:
                 row.cancelled = await request_cancellation(self._servers, row.id)
             await self._look(entities)
             await asyncio.sleep(_POLL_SECONDS if any(row.is_open and not row.cancelled for row in left) else 0)
-
-
-async def _announced(servers: Connections, entities: EntityStore, uploaded: Upload, config: Mapping[str, Any]) -> None:
-    await announce(servers, BACKTEST_RUNNER, entities, uploaded, config)
 
 
 def _ended(row: Row, known: Known) -> None:

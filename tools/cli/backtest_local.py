@@ -25,7 +25,7 @@ def run_backtest_here(
     output: str,
     *,
     no_build: bool,
-    data: tuple[str, ...] = (),
+    data: tuple[str, ...],
 ) -> int:
     """Run it, show its output and its result, and return the bot's exit code; 1 if its result cannot be used."""
     shown = OutputWithoutResult(quiet=output == "json")

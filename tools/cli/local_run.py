@@ -76,7 +76,7 @@ class Wanted:
     service: str
     env_file: Path | None
     no_build: bool
-    data: tuple[str, ...] = ()
+    data: tuple[str, ...]
     state: Path | None = None
 
 
@@ -144,7 +144,7 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
         runner = DockerRunner(engine, code, settings, data=LocalData(paths), states=states)
         try:
             await runner.open()
-            bot = LocalBot(wanted.entity_id, folder, folder.config, variables)
+            bot = LocalBot(wanted.entity_id, folder, variables)
             executable = executable_of(bot, settings, place, wanted.service, Entrypoint(wanted.kind))
             run = LocalRun(runner, executable, place, write, _tell, walls_seconds=settings.walls_seconds)
             async with saved_meanwhile(states):

@@ -106,10 +106,6 @@ class StateVersions:
             version, archive = latest, archive.with_name(f"{archive.name}.{latest.number}")
             await self.fetch(version, archive)
 
-    async def remove_copy(self, entity_id: str) -> None:
-        """Remove the copy of a state that is empty now."""
-        await self._objects.remove(self._bucket, copy_key(entity_id))
-
     async def _stored(
         self,
         entity_id: str,

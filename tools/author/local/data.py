@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from libs.core.errors import UserError
@@ -35,7 +35,7 @@ def local_data(texts: Sequence[str]) -> dict[str, Path]:
 class LocalData:
     """A source of data sets that are *paths* of this machine."""
 
-    paths: Mapping[str, Path] = field(default_factory=dict)
+    paths: Mapping[str, Path]
 
     async def fetch(self, names: Sequence[str], holder: str | None = None) -> Mapping[str, Path]:
         """Return the paths of these data sets.

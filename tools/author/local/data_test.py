@@ -43,4 +43,4 @@ def test_invalid_data_set_is_refused_with_remedy(folder: Path, texts: list[str],
 
 async def test_missing_data_set_is_named_with_the_flag() -> None:
     with pytest.raises(LocalDataInvalid, match=r"missing data set 'prices': .* --data prices=PATH"):
-        await LocalData().fetch(["prices"])
+        await LocalData({}).fetch(["prices"])

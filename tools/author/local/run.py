@@ -32,7 +32,7 @@ log = get_logger(__name__)
 STOP_SECONDS = 30.0
 """Between SIGTERM and SIGKILL, as in production."""
 
-# Longer than a lease's: nobody else waits for this bot, and a busy machine must not end it.
+# Longer than a lease's: no other worker waits for this bot, and a busy machine must not end it.
 _KEEPALIVE_SECONDS = 15.0
 _REFRESH_SECONDS = 1.0
 _POLL_SECONDS = 0.1
@@ -52,11 +52,10 @@ class LocalPlace:
 
 @dataclass(frozen=True)
 class LocalBot:
-    """What is run: the folder, with the config of this run. *environment* is that of its process."""
+    """What is run: *folder*, whose config is that of the run. *environment* is that of its process."""
 
     id: str
     folder: BotFolder
-    config: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     revision = 0
@@ -69,17 +68,22 @@ class LocalBot:
         return self.folder.description
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the run."""
+        return self.folder.config
+
+    @property
     def version(self) -> str:
         """The author's version."""
         return self.folder.version
 
     @property
-    def code(self) -> "LocalPlace":
+    def code(self) -> LocalPlace:
         """A place that needs no storage."""
         return LocalPlace()
 
     def owner(self, field: str) -> str:
-        """The author, whatever the field is."""
+        """The author, for every field."""
         return str(self.bot.get("author") or "")
 
 
@@ -167,7 +171,7 @@ class LocalRun:
         write: Callable[[LogLine], None],
         tell: Callable[[str], None],
         *,
-        walls_seconds: float = 60.0,
+        walls_seconds: float,
     ) -> None:
         self._runner = runner
         self._executable = executable

@@ -85,9 +85,6 @@ class LocalStates(StateVersions):
     async def renew_copy(self, entity_id: str, version: StateVersion, archive: Path) -> None:
         """Do nothing: the folder is the copy."""
 
-    async def remove_copy(self, entity_id: str) -> None:
-        """Do nothing."""
-
     def _load(self) -> None:
         files = list(read_state(self.directory, self._limits))
         if files:

@@ -16,7 +16,6 @@ from tools.author.local import janitor
 
 _PREFIX = "local-"
 _LOCK = "lock"
-_GOODBYE_SECONDS = 10.0
 
 
 @dataclass
