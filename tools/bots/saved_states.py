@@ -1,11 +1,11 @@
 """Show and change the saved state of a bot or schedule that does not run."""
 
+import asyncio
 import io
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from libs.core.errors import RuntimeFault, UserError
@@ -89,13 +89,13 @@ class SavedStates:
 
     async def archive(self, version: StateVersion | None) -> bytes:
         """Return the compressed tar of *version*, that of an empty state for None."""
-        async with _folder() as folder:
-            path = folder / "state.tar.gz"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "state.tar.gz")
             if version is None:
                 _compressed(tar_of([], time.time()), path, self._limits)
             else:
                 await self._versions.fetch(version, path)
-            return path.read_bytes()
+            return await asyncio.to_thread(path.read_bytes)
 
     async def files(self, version: StateVersion | None) -> Files:
         """Return the files and folders of *version*."""
@@ -125,8 +125,8 @@ class SavedStates:
         return await self._write(entity_id, await self.read(entity_id), {}, "clear")
 
     async def _write(self, entity_id: str, before: SavedState, files: Files, origin: str) -> StateVersion:
-        async with _folder() as folder:
-            path = folder / "state.tar.gz"
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "state.tar.gz")
             try:
                 content = _compressed(tar_of(files.values(), time.time()), path, self._limits)
             except StateRefused as error:
@@ -159,9 +159,3 @@ def without(name: bytes) -> Callable[[Files], Files]:
 
 def _compressed(tar: bytes, path: Path, limits: StateLimits) -> StateContent:
     return compress(io.BytesIO(tar), path, limits)
-
-
-@asynccontextmanager
-async def _folder() -> AsyncIterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)

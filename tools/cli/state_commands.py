@@ -32,9 +32,8 @@ _MOST_MB = 4096
 
 def state_group(service: ServiceDefinition) -> click.Group:
     """Return the commands for the state of the entities of *service*."""
-    noun = "bot" if service is BOT_RUNNER else "schedule"
-    group = click.Group("state", help=_HELP.format(noun=noun))
-    for command in _commands(service, noun):
+    group = click.Group("state", help=_HELP.format(noun=service.noun))
+    for command in _commands(service):
         group.add_command(command)
     return group
 
@@ -46,7 +45,7 @@ are kept.
 """
 
 
-def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
+def _commands(service: ServiceDefinition) -> list[click.Command]:
     @click.command()
     @_ID
     @click.option("--versions", is_flag=True, help="List the kept versions instead of the keys.")
@@ -76,7 +75,7 @@ def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
     def set_value(entity_id: str, key: str, value: str, output: str) -> None:
         """Set a key of the SDK. VALUE is JSON, or else text."""
         change = with_value(name_of(key), _parsed(value))
-        data = interrupts.run(_changed(service, noun, entity_id, lambda s: s.change(entity_id, "set", change)))
+        data = interrupts.run(_changed(service, entity_id, lambda s: s.change(entity_id, "set", change)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -86,7 +85,7 @@ def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
     def unset(entity_id: str, key: str, output: str) -> None:
         """Remove a key of the SDK."""
         change = without(name_of(key))
-        data = interrupts.run(_changed(service, noun, entity_id, lambda s: s.change(entity_id, "unset", change)))
+        data = interrupts.run(_changed(service, entity_id, lambda s: s.change(entity_id, "unset", change)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -105,7 +104,7 @@ def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
     def import_file(entity_id: str, file: Path, output: str) -> None:
         """Replace the state by that in FILE, a tar or tar.gz of files and folders."""
         archive = file.read_bytes()
-        data = interrupts.run(_changed(service, noun, entity_id, lambda s: s.replace(entity_id, "import", archive)))
+        data = interrupts.run(_changed(service, entity_id, lambda s: s.replace(entity_id, "import", archive)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -114,7 +113,7 @@ def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
     @output_option
     def rollback(entity_id: str, number: int | None, output: str) -> None:
         """Make an earlier version current again, as a new version."""
-        data = interrupts.run(_changed(service, noun, entity_id, lambda s: _rolled_back(s, entity_id, number)))
+        data = interrupts.run(_changed(service, entity_id, lambda s: _rolled_back(s, entity_id, number)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -122,7 +121,7 @@ def _commands(service: ServiceDefinition, noun: str) -> list[click.Command]:
     @output_option
     def clear(entity_id: str, output: str) -> None:
         """Let the next run begin with an empty state. Earlier versions stay, for a rollback."""
-        data = interrupts.run(_changed(service, noun, entity_id, lambda s: s.clear(entity_id)))
+        data = interrupts.run(_changed(service, entity_id, lambda s: s.clear(entity_id)))
         show(output, data, lambda: click.echo(_said(data)))
 
     return [ls, get, set_value, unset, export, import_file, rollback, clear]
@@ -168,7 +167,7 @@ async def _rolled_back(states: SavedStates, entity_id: str, number: int | None) 
 
 
 async def _changed(
-    service: ServiceDefinition, noun: str, entity_id: str, change: Callable[[SavedStates], Awaitable[StateVersion]]
+    service: ServiceDefinition, entity_id: str, change: Callable[[SavedStates], Awaitable[StateVersion]]
 ) -> dict[str, Any]:
     async with _states(service) as (servers, states):
         await states.read(entity_id)
@@ -176,7 +175,7 @@ async def _changed(
         if await runs.list(RunFilter(entity_id=entity_id, open=True), limit=1):
             stop = "runtime bot stop" if service is BOT_RUNNER else "runtime schedule pause"
             raise Failure(
-                f"{noun} {entity_id!r} runs, and would not see the change: stop it first ({stop} {entity_id})"
+                f"{service.noun} {entity_id!r} runs, and would not see the change: stop it first ({stop} {entity_id})"
             )
         await servers.storage().ensure_bucket(servers.storage_settings().state_bucket)
         version = await change(states)
