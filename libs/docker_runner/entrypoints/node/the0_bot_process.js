@@ -197,13 +197,14 @@ function isFile(file) {
   return read(() => fs.statSync(file, { throwIfNoEntry: false })?.isFile()) ?? false;
 }
 
-async function load(file, spec) {
+// What the file exports; `required` returns that of a CommonJS file.
+async function load(file, spec, required = require) {
   if (!isFile(file)) {
     throw new BotError("entrypoint-missing", `entrypoint file '${spec.script}' is not in the bot's archive`);
   }
   if (isModule(file, spec.mount)) return importModule(file);
   try {
-    return require(file);
+    return required(file);
   } catch (error) {
     const esm = ["ERR_REQUIRE_ESM", "ERR_REQUIRE_ASYNC_MODULE"].includes(error?.code);
     const syntax = error instanceof SyntaxError && /\b(import|export|await)\b/.test(error.message);
@@ -247,7 +248,7 @@ function mainOf(exported, script) {
   throw new BotError("main-missing", `'${script}' exports no function main(id, config)`);
 }
 
-module.exports = { RESULT_DESCRIPTOR, entrypointFile, importModule, isFile, isModule, prepare };
+module.exports = { RESULT_DESCRIPTOR, load, prepare };
 
 if (require.main === module) {
   const base = process.argv[2];

@@ -5,29 +5,19 @@
 
 const fs = require("fs");
 const path = require("path");
-const { RESULT_DESCRIPTOR, entrypointFile, importModule, isFile, isModule, prepare } = require("./the0_bot_process.js");
+const { RESULT_DESCRIPTOR, load, prepare } = require("./the0_bot_process.js");
 
 const PORT = "9476";
 const ANSWER = "/query/result.json";
 // Where bots of the published SDK have their state.
 const STATE = "/state/.the0-state";
 
-async function run(spec) {
-  const file = entrypointFile(path.join(spec.mount, spec.script));
-  if (!isFile(file)) throw new Error(`entrypoint file '${spec.script}' is not in the bot's archive`);
-  if (isModule(file, spec.mount)) return importModule(file);
-  try {
-    // As the main module: programs ask `require.main === module`.
-    return require("module")._load(file, null, true);
-  } catch (error) {
-    const esm = ["ERR_REQUIRE_ESM", "ERR_REQUIRE_ASYNC_MODULE"].includes(error?.code);
-    const syntax = error instanceof SyntaxError && /\b(import|export|await)\b/.test(error.message);
-    if (esm || syntax) return importModule(file);
-    throw error;
-  }
+// As the main module: programs check `require.main === module`.
+function requiredAsMain(file) {
+  return require("module")._load(file, null, true);
 }
 
-// At the end of the program, whatever its exit code, its answer is the result.
+// At the end of the program, its answer is the result, with any exit code.
 function handOver() {
   let text;
   try {
@@ -43,7 +33,7 @@ function handOver() {
 const base = process.argv[2];
 const spec = JSON.parse(fs.readFileSync(path.join(base, "spec", "spec.json"), "utf8"));
 spec.script = spec.query;
-prepare(spec, fs.readFileSync(path.join(base, "spec", "config.json"), "utf8"));
+const file = prepare(spec, fs.readFileSync(path.join(base, "spec", "config.json"), "utf8"));
 process.env.ENTRYPOINT_TYPE = "query";
 process.env.STATE_DIR ??= STATE;
 if (spec.question) {
@@ -54,7 +44,7 @@ if (spec.question) {
   // Empty: an SDK serves, and refuses to change the state.
   Object.assign(process.env, { BOT_TYPE: "realtime", THE0_QUERY_PORT: PORT, QUERY_PATH: "" });
 }
-run(spec).catch((error) => {
+load(file, spec, requiredAsMain).catch((error) => {
   console.error(error);
   process.exit(1);
 });

@@ -22,7 +22,7 @@ def main() -> None:
     # Beside this file; on the path for as long as that is start.py's.
     import the0_bot_process as bot  # type: ignore[import-not-found]  # pants: no-infer-dep
 
-    del sys.path[0]  # ours; see start.py
+    del sys.path[0]  # the folder of this file; see start.py
     base = sys.argv[1]
     os.set_inheritable(bot.RESULT_DESCRIPTOR, False)
     config_text = bot.read(base + "/spec/config.json")
@@ -55,13 +55,13 @@ def run(spec: "dict[str, Any]") -> None:
 
 
 def answer(bot: "Any", spec: "dict[str, Any]") -> None:
-    """Run the program once, and hand over its answer, whatever its exit code; without one, its error."""
+    """Run the program once, and hand over its answer, with any exit code; without an answer, its error."""
     result, code = b"", 0
     try:
         run(spec)
     except SystemExit as error:
         code = bot.exit_code(error)
-    except BaseException as error:  # noqa: BLE001 - whatever ends the program is told
+    except BaseException as error:  # noqa: BLE001 - any of them is reported
         result, code = b"E" + bot.failure(error), 1
     try:
         with open(ANSWER, "rb") as file:
