@@ -32,14 +32,18 @@ static void step_back(void) {
 
 bool is_other_user(const struct spec *spec) { return geteuid() == 0 && spec->uid != 0; }
 
+bool drop_capabilities(void) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0}};
+    return !syscall(SYS_capset, &header, none);
+}
+
 static void drop_privileges(const struct spec *spec, uid_t uid) {
     if (is_other_user(spec)) {
         if (setgroups(0, NULL) || setresgid(spec->gid, spec->gid, spec->gid)) fail("the bot's group cannot be taken");
         if (setresuid(uid, uid, uid)) fail("the bot's user cannot be taken");
     }
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0}};
-    if (syscall(SYS_capset, &header, none)) fail("the capabilities cannot be dropped");
+    if (!drop_capabilities()) fail("the capabilities cannot be dropped");
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) fail("new privileges cannot be refused");
 }
 
@@ -77,7 +81,7 @@ _Noreturn void become_query_process(const struct spec *spec, int output) {
     setsid();
     step_back();
     int null = open("/dev/null", O_RDWR | O_CLOEXEC), nothing = fcntl(null, F_DUPFD_CLOEXEC, 10);
-    /* The bot's process is told where its result goes; this one has none. */
+    /* The bot's process has its result there; this one has none. */
     if (dup2(nothing, 0) < 0 || dup2(nothing, 3) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0) {
         fail("the output of the query process cannot be opened");
     }

@@ -57,6 +57,9 @@
 #define REFUSE BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
 #define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
 
+/* Begins a program: the number of the call in the accumulator. A call of another architecture comes to `foreign`. */
+#define BEGIN(foreign) \
+    LOAD(arch), IF_EQUAL(ARCHITECTURE, 1, 0), foreign, LOAD(nr), IF_ABOVE(MOST_NUMBER, 0, 1), REFUSE
 /* Each of these begins and ends with the number of the call in the accumulator, or ends the program. */
 #define NEVER(call) IF_EQUAL(call, 0, 1), REFUSE
 #define NOT_TO(call, index, process) \
@@ -75,12 +78,7 @@ static bool install(struct sock_filter *program, size_t length) {
 
 bool close_kernel(void) {
     struct sock_filter program[] = {
-        LOAD(arch),
-        IF_EQUAL(ARCHITECTURE, 1, 0),
-        REFUSE,
-        LOAD(nr),
-        IF_ABOVE(MOST_NUMBER, 0, 1),
-        REFUSE,
+        BEGIN(REFUSE),
         NEVER(SYS_io_uring_setup),
         NEVER(SYS_io_uring_enter),
         NEVER(SYS_io_uring_register),
@@ -124,12 +122,7 @@ bool close_kernel(void) {
 
 bool install_filter(pid_t init) {
     struct sock_filter program[] = {
-        LOAD(arch),
-        IF_EQUAL(ARCHITECTURE, 1, 0),
-        KILL,
-        LOAD(nr),
-        IF_ABOVE(MOST_NUMBER, 0, 1),
-        REFUSE,
+        BEGIN(KILL),
         NEVER(SYS_ptrace),
         NEVER(SYS_process_vm_readv),
         NEVER(SYS_process_vm_writev),

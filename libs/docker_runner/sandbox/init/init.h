@@ -123,6 +123,7 @@ int64_t peak_memory_bytes(void);
 
 /* Whether the bot gets another user than the init; where the init may not be root, it cannot choose. */
 bool is_other_user(const struct spec *spec);
+bool drop_capabilities(void);
 /* Replace this process by the bot's. */
 _Noreturn void become_bot(const struct spec *spec, int output, int errors, int result);
 /* Replace this process by the one that answers queries: another user than the bot, of the bot's group. */

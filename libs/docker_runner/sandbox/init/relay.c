@@ -162,12 +162,13 @@ static void reap_process(void) {
 
 /* --- frames to the worker */
 
+/* `data` may be in its place already. */
 static void put(char kind, int stream, const char *data, size_t size) {
     memset(out, 0, HEADER_BYTES);
     out[0] = kind;
     out[1] = (char)stream;
     for (int i = 0; i < 4; i++) out[4 + i] = (char)(size >> (8 * i));
-    if (size) memcpy(out + HEADER_BYTES, data, size);
+    if (size) memmove(out + HEADER_BYTES, data, size);
     out_begin = 0;
     out_end = HEADER_BYTES + size;
 }
@@ -193,6 +194,11 @@ static bool flush_out(void) {
 
 /* --- one question */
 
+static void connect_later(struct question *question) {
+    question->state = WAITING;
+    question->at = now() + CONNECT_AGAIN;
+}
+
 static void connect_to_process(struct question *question) {
     static bool sixth;
     struct sockaddr_in fourth_address = {.sin_family = AF_INET, .sin_port = htons(PORT)};
@@ -209,8 +215,7 @@ static void connect_to_process(struct question *question) {
         /* It may listen at either of them. */
         if (question->connection >= 0) close(question->connection);
         sixth = !sixth;
-        question->state = WAITING;
-        question->at = now() + CONNECT_AGAIN;
+        connect_later(question);
     }
 }
 
@@ -245,9 +250,7 @@ static void read_answer(int stream) {
     ssize_t size = recv(question->connection, piece, PIECE_BYTES, 0);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (size > 0) {
-        put('D', stream, NULL, 0);
-        for (int i = 0; i < 4; i++) out[4 + i] = (char)((size_t)size >> (8 * i));
-        out_end = HEADER_BYTES + (size_t)size;
+        put('D', stream, piece, (size_t)size);
         question->answered = true;
         return;
     }
@@ -265,8 +268,7 @@ static void finish_connecting(struct question *question) {
         return;
     }
     close(question->connection);
-    question->state = WAITING;
-    question->at = now() + CONNECT_AGAIN;
+    connect_later(question);
 }
 
 /* Do what is due without waiting for a descriptor. */

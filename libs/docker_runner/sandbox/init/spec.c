@@ -1,5 +1,5 @@
-/* What the worker tells the init: lines of `name=number`, so that nothing has to be parsed that could be got wrong. One of
- * them, `state`, is a path. */
+/* The worker's settings for the init: lines of `name=number`, which are simple to parse. One of them, `state`, is a
+ * path. */
 
 #include "init.h"
 

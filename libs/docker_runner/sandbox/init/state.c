@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,10 +74,8 @@ static bool take_user(const struct spec *spec) {
     return !setgroups(0, NULL) && !setresgid(-1, spec->gid, -1) && !setresuid(-1, spec->uid, -1);
 }
 
-static void drop_capabilities(void) {
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0}};
-    syscall(SYS_capset, &header, none);
+static void close_process(void) {
+    drop_capabilities();
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
@@ -301,7 +298,7 @@ void keep_state(const struct spec *spec) {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     syscall(SYS_close_range, 0, ~0U, 0);
     if (!open_folders(spec) || channel < 0) _exit(1);
-    drop_capabilities();
+    close_process();
     /* The change of user has cleared it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     uint64_t seen = *known;
@@ -336,7 +333,6 @@ void keep_state(const struct spec *spec) {
 
 void save_last_state(const struct spec *spec) {
     static struct walk walk;
-    if (!spec->state_kept || !known) return;
     if (open_folders(spec) && channel >= 0) {
         look(spec, &walk, -1);
         if (walk.signature != *known) pack(spec, walk.signature, true);
@@ -419,7 +415,7 @@ static _Noreturn void begin(const struct spec *spec) {
     static struct walk walk;
     umask(022);
     if (!open_folders(spec)) _exit(1);
-    drop_capabilities();
+    close_process();
     if (spec->state_restored) {
         int archive = openat(channel, "restore.tar", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (archive < 0 || !unpack(archive)) _exit(1);
