@@ -167,9 +167,9 @@ def by_bridge(bridge: str, allowed: "list[Destination]") -> None:
     """
     arrived, leaving = nft.interface(nft.IN_NAME, bridge), nft.interface(nft.OUT_NAME, bridge)
     chains = {
-        ("prerouting", nft.PREROUTING): egress_rules(arrived, allowed),
-        ("forward", nft.FORWARD): [arrived + leaving + nft.drop(), *egress_rules(arrived, allowed)],
-        ("input", nft.INPUT): host_rules(arrived, allowed),
+        ("prerouting", nft.PREROUTING): egress_rules(arrived, allowed, nft.drop()),
+        ("forward", nft.FORWARD): [arrived + leaving + nft.drop(), *egress_rules(arrived, allowed, nft.drop())],
+        ("input", nft.INPUT): host_rules(arrived, allowed, nft.drop()),
     }
     nft.replace_table("the0-" + bridge, nft.INET_FAMILY, chains)
 
@@ -263,21 +263,16 @@ def counted_in(
 # --- nftables
 
 
-def egress_rules(
-    whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes | None" = None
-) -> "list[Attributes]":
+def egress_rules(whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes") -> "list[Attributes]":
     """Return the rules for destinations: exceptions, then mail and denied networks; all other packets pass."""
-    refuse = refuse or nft.drop()
     mail = [whose + to_port(socket.IPPROTO_TCP, port) + refuse for port in MAIL]
     denied = [whose + to_network(ipaddress.ip_network(network)) + refuse for network in DENIED_IPV4 + DENIED_IPV6]
     return [*exceptions(whose, allowed), *mail, *denied]
 
 
-def host_rules(
-    whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes | None" = None
-) -> "list[Attributes]":
+def host_rules(whose: "Attributes", allowed: "list[Destination]", refuse: "Attributes") -> "list[Attributes]":
     """Return the rules for the host's own addresses: exceptions, and nothing else."""
-    return [*exceptions(whose, allowed), whose + (refuse or nft.drop())]
+    return [*exceptions(whose, allowed), whose + refuse]
 
 
 def exceptions(whose: "Attributes", allowed: "list[Destination]") -> "list[Attributes]":

@@ -79,14 +79,14 @@ def replace_table(
     chains: "dict[tuple[str, int], list[Attributes]]",
     counts: "Sequence[Counts]" = (),
     sets: "Sequence[KeySet]" = (),
-    counted: "Counted | None" = None,
+    counted: Counted = FROM_CARD,
 ) -> None:
     """Make the table anew, in one step for the packets.
 
     Args:
         counts: sets with a count for each of *counted*. A table with sets stays if it is the same already.
         sets: sets of other keys.
-        counted: None: the cards that packets come from.
+        counted: the part of a packet by whose value *counts* count.
     """
     # Without other sets, the digest is that of versions before them, so that an upgrade keeps the counts.
     described_by = (sorted(chains.items()), counts, sets) if sets else (sorted(chains.items()), counts)
@@ -108,8 +108,7 @@ def replace_table(
         (NEW_TABLE, CREATE, [table, described]),
     ]
     for identifier, (counted_in, milliseconds) in enumerate(counts, start=1):
-        kind, size = (counted or FROM_CARD).type, (counted or FROM_CARD).bytes
-        keys = [(4, be32(kind)), (5, be32(size)), (9, [(1, be32(CARDS))]), (10, be32(identifier))]
+        keys = [(4, be32(counted.type)), (5, be32(counted.bytes)), (9, [(1, be32(CARDS))]), (10, be32(identifier))]
         life = [(3, be32(EVALUATED | TIMED)), (11, be64(milliseconds))] if milliseconds else [(3, be32(EVALUATED))]
         made = [table, (2, text(counted_in)), *keys, *life]
         steps.append((NEW_SET, CREATE, made))
