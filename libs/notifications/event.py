@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from libs.core.config.notify_settings import EVENT_NAMES
 from libs.core.errors import UserError
-from libs.core.secrets.config_masks import MASK, is_secret_name, is_secret_text, masked
+from libs.core.secrets.config_masks import MASK, masked
 from libs.core.secrets.references import Kind
+from libs.core.secrets.withholding import literal_secrets
 from libs.notifications.destination import DestinationRefused, Url
 
 FIELD = "notify"
@@ -58,7 +59,8 @@ class Notice:
 
     def body(self, service: str) -> dict[str, Any]:
         """Return what is sent, without id and count."""
-        secrets = sorted(_literals(self.config, is_secret=False), key=len, reverse=True)
+        texts = {str(value) for value in literal_secrets(self.config)}
+        secrets = sorted((text for text in texts if len(text) >= _LEAST_SECRET_CHARACTERS), key=len, reverse=True)
         facts = {name: _harmless(value, secrets) for name, value in self.facts.items()}
         return {
             "event": str(self.event),
@@ -136,22 +138,3 @@ def _harmless(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_harmless(one, secrets)[:_LINE_CHARACTERS] for one in value[-_LINES:] if isinstance(one, str)]
     return value.isoformat() if isinstance(value, datetime) else value
-
-
-def _literals(value: Any, *, is_secret: bool) -> set[str]:
-    """Return the literal secrets in a config."""
-    if isinstance(value, Mapping):
-        if any(kind in value for kind in Kind):
-            return set()
-        return {
-            text
-            for name, inner in value.items()
-            for text in _literals(inner, is_secret=is_secret or is_secret_name(str(name)))
-        }
-    if isinstance(value, list | tuple):
-        return {text for inner in value for text in _literals(inner, is_secret=is_secret)}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or len(value) < _LEAST_SECRET_CHARACTERS:
-        return set()
-    return {value} if is_secret or is_secret_text(value) else set()

@@ -4,7 +4,6 @@ import os
 
 from libs.core.aio.retrying import retry_forever
 from libs.core.process.process import runtime_version
-from libs.core.secrets.providers import secret_variables
 from libs.core.secrets.resolver import SecretResolver, SecretSources
 from libs.core.worker.role import WorkerContext
 from libs.notifications.destination import Rules
@@ -18,9 +17,7 @@ async def notifier_of(context: WorkerContext) -> Notifier:
     settings, process = context.settings, context.process
     store = NotificationStore(process.database)
     await retry_forever(store.ensure_indexes)
-    sources = SecretSources(
-        settings.secrets.folder, settings.secrets.allowed, settings.secrets.key_file, secret_variables(os.environ)
-    )
+    sources = SecretSources.of(settings.secrets, os.environ)
     given = settings.notify
     operator = Operator(
         given.url.get_secret_value() if given.url is not None else None,

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from libs.core.config.secret_settings import SecretSettings
 from libs.core.observability.log import get_logger
 from libs.core.secrets.errors import KeyInvalid, SecretRefused, SecretUnavailable
-from libs.core.secrets.providers import Allowed, EnvironmentProvider, FileProvider, SecretProvider
+from libs.core.secrets.providers import Allowed, EnvironmentProvider, FileProvider, SecretProvider, secret_variables
 from libs.core.secrets.references import Kind, Reference, has_references, replaced
 from libs.core.secrets.sealing import ANY_OWNER, MOST_BYTES, keys_in, unseal
 
@@ -31,6 +33,11 @@ class SecretSources:
     allowed: Allowed = field(default_factory=dict)
     key_file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, settings: SecretSettings, environment: Mapping[str, str]) -> Self:
+        """Return the sources of *settings*. Only the secrets in *environment* are kept."""
+        return cls(settings.folder, settings.allowed, settings.key_file, secret_variables(environment))
 
     @property
     def providers(self) -> Sequence[SecretProvider]:

@@ -33,6 +33,11 @@ def withhold(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Path]]:
     return {name: _without(value, (name,), is_secret_name(name), paths) for name, value in config.items()}, paths
 
 
+def literal_secrets(config: Mapping[str, Any]) -> list[Any]:
+    """Return the literal secrets of *config*: those that :func:`withhold` replaces."""
+    return [value for path in withhold(config)[1] for value in _at(config, path)]
+
+
 def completed(stored: Mapping[str, Any], paths: Sequence[Path], present: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config that :func:`withhold` returned, with the secrets of the *present* config.
 
@@ -82,7 +87,7 @@ def _at(value: Any, path: Path) -> Iterator[Any]:
     """Yield the value at *path*, if there is one."""
     for part in path:
         if isinstance(part, int):
-            if not isinstance(value, list) or part >= len(value):
+            if not isinstance(value, list | tuple) or part >= len(value):
                 return
         elif not isinstance(value, Mapping) or part not in value:
             return

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from libs.core.secrets.withholding import SecretsMissing, completed, withhold
+from libs.core.secrets.withholding import SecretsMissing, completed, literal_secrets, withhold
 
 CONFIG: dict[str, Any] = {
     "symbol": "BTC-USD",
@@ -26,6 +26,7 @@ def test_literal_secrets_are_replaced_and_all_else_stays() -> None:
         "auth": True,
     }
     assert paths == [("api_key",), ("exchange", "secret"), ("exchange", "url")]
+    assert literal_secrets(CONFIG) == ["old", "s1", "https://u:pw@h"]
 
 
 def test_sealed_values_stay_also_below_a_secret_name() -> None:

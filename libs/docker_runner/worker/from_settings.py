@@ -5,7 +5,6 @@ import os
 from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.room import MIB
-from libs.core.secrets.providers import secret_variables
 from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.engine.users import UserRange
@@ -35,7 +34,7 @@ def runner_settings(
         temp_dir=containers.temp_dir,
         keepalive_dir=containers.keepalive_dir,
         spec_dir=containers.spec_dir,
-        secrets=SecretSources(secrets.folder, secrets.allowed, secrets.key_file, secret_variables(os.environ)),
+        secrets=SecretSources.of(secrets, os.environ),
         owner_field=secrets.owner_field,
         images={"python3.11": images.python, "nodejs20": images.node},
         limits=limits,
