@@ -142,7 +142,7 @@ class NotificationStore:
                     {"lane": lane, "event": entry.event, "sent_at": {"$gt": since}}, sort=[("sent_at", -1)]
                 )
                 if last is not None:
-                    due_at = _aware(last["sent_at"]) + timedelta(seconds=coalesce_seconds)
+                    due_at = last["sent_at"] + timedelta(seconds=coalesce_seconds)
             else:
                 # What waits only to be joined by more of its kind must not hold up other events.
                 await self._queue.update_many(
@@ -185,7 +185,7 @@ class NotificationStore:
         next_seconds: float | None = None
         with translated():
             async for head in await self._queue.aggregate(heads):
-                seconds = (_aware(head["next_at"]) - now).total_seconds()
+                seconds = (head["next_at"] - now).total_seconds()
                 if seconds > 0 or len(due) >= limit:
                     next_seconds = max(0.0, seconds)
                     break
@@ -272,9 +272,5 @@ def _queued(document: Document) -> Queued:
         body=document["body"],
         count=int(document["count"]),
         attempts=int(document["attempts"]),
-        created_at=_aware(document["created_at"]),
+        created_at=document["created_at"],
     )
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

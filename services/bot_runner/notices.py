@@ -90,11 +90,10 @@ class BotNotices:
         """
         if entity is None or (hold := entity.held) is None or self._held.get(entity.id) == hold.since:
             return
-        since = hold.since if hold.since.tzinfo is not None else hold.since.replace(tzinfo=UTC)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        if now - since < timedelta(seconds=_TOLD_WITHIN_SECONDS):
+        if now - hold.since < timedelta(seconds=_TOLD_WITHIN_SECONDS):
             facts = {"state": hold.state, "by": hold.by, "reason": hold.reason, "target": str(hold.target)}
-            await self._tell(entity, Event.HELD, f"{hold.state} {since.isoformat()}", since, facts)
+            await self._tell(entity, Event.HELD, f"{hold.state} {hold.since.isoformat()}", hold.since, facts)
         self._held[entity.id] = hold.since
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
