@@ -1,4 +1,4 @@
-"""What is told: events, and the requests for them in a config. Pure."""
+"""The events of notifications, and the requests for them in a config. Pure."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Event(StrEnum):
 
 
 COALESCED = frozenset({Event.CRASHED})
-"""Events of which several are told in one notification, with the latest facts and their number."""
+"""Events of which several are joined in one notification, with the latest facts and their number."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Notice:
         }
 
 
-class Tells(Protocol):
+class NoticeQueue(Protocol):
     """Queues notifications."""
 
-    async def tell(self, notice: Notice) -> None:
+    async def put(self, notice: Notice) -> None:
         """Queue *notice*. May be repeated. Raises Retryable: repeat it."""
 
 

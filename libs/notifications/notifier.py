@@ -36,7 +36,7 @@ class Notifier:
         self._service = service
         self._queued = queued
 
-    async def tell(self, notice: Notice) -> None:
+    async def put(self, notice: Notice) -> None:
         """Queue *notice* for each receiver that wants it. May be repeated: a repetition is recognised for a day.
 
         Raises:

@@ -123,7 +123,7 @@ def enough(receiver: Receiver, number: int) -> bool:
 
 
 async def test_notification_is_signed_over_its_time_and_body(database: Database, receiver: Receiver) -> None:
-    await notifier(database, to_all(receiver)).tell(notice("k1"))
+    await notifier(database, to_all(receiver)).put(notice("k1"))
     await until(sender(database, receiver), lambda: receiver.got)
 
     [(headers, body)] = receiver.got
@@ -139,9 +139,9 @@ async def test_notification_is_signed_over_its_time_and_body(database: Database,
 async def test_failed_ones_are_repeated_under_the_same_id_and_in_order(database: Database, receiver: Receiver) -> None:
     receiver.answers = [500, 302, 404]
     receiver.elsewhere = receiver.url
-    told = notifier(database, to_all(receiver))
+    queue = notifier(database, to_all(receiver))
     for key in ("k1", "k2", "k3"):
-        await told.tell(notice(key))
+        await queue.put(notice(key))
     await until(sender(database, receiver), lambda: len(receiver.got) >= 6)
 
     assert [body["key"] for body in receiver.bodies] == ["k1"] * 4 + ["k2", "k3"]
@@ -150,12 +150,12 @@ async def test_failed_ones_are_repeated_under_the_same_id_and_in_order(database:
 
 async def test_failing_lane_holds_up_no_other_bot(database: Database, receiver: Receiver) -> None:
     receiver.answers = [500]
-    told = notifier(database, to_all(receiver))
-    await told.tell(notice("k1", entity_id="b"))
+    queue = notifier(database, to_all(receiver))
+    await queue.put(notice("k1", entity_id="b"))
     sending = sender(database, receiver, pause=lambda attempts: 3600.0)
     await until(sending, lambda: receiver.got)
-    await told.tell(notice("k2", entity_id="b"))
-    await told.tell(notice("k3", entity_id="c"))
+    await queue.put(notice("k2", entity_id="b"))
+    await queue.put(notice("k3", entity_id="c"))
     await until(sending, lambda: len(receiver.got) > 1)
     await sending.send_due()
 
@@ -163,41 +163,41 @@ async def test_failing_lane_holds_up_no_other_bot(database: Database, receiver: 
 
 
 async def test_repeated_event_is_sent_once(database: Database, receiver: Receiver) -> None:
-    told = notifier(database, to_all(receiver))
-    await told.tell(notice("k1"))
-    await told.tell(notice("k1"))
+    queue = notifier(database, to_all(receiver))
+    await queue.put(notice("k1"))
+    await queue.put(notice("k1"))
     sending = sender(database, receiver)
     await until(sending, lambda: receiver.got)
-    await told.tell(notice("k1"))
-    await told.tell(notice("k2"))
+    await queue.put(notice("k1"))
+    await queue.put(notice("k2"))
     await until(sending, lambda: len(receiver.got) > 1)
 
     assert [body["key"] for body in receiver.bodies] == ["k1", "k2"]
 
 
-async def test_crash_loop_is_told_once_and_then_once_for_all(database: Database, receiver: Receiver) -> None:
-    told = notifier(database, to_all(receiver))
-    await told.tell(notice("r1", Event.CRASHED))
+async def test_crash_loop_is_sent_once_and_then_once_for_all(database: Database, receiver: Receiver) -> None:
+    queue = notifier(database, to_all(receiver))
+    await queue.put(notice("r1", Event.CRASHED))
     sending = sender(database, receiver)
     await until(sending, lambda: receiver.got)
     for number in range(2, 30):
-        await told.tell(notice(f"r{number}", Event.CRASHED))
-    await told.tell(notice("r29", Event.CRASHED))
+        await queue.put(notice(f"r{number}", Event.CRASHED))
+    await queue.put(notice("r29", Event.CRASHED))
     await sending.send_due()
     assert len(receiver.got) == 1
 
     # The next other event of the bot does not wait for the rest of the time, nor overtake.
-    await told.tell(notice("h", Event.HELD))
+    await queue.put(notice("h", Event.HELD))
     await until(sending, lambda: len(receiver.got) >= 3)
 
     assert [(body["key"], body["count"]) for body in receiver.bodies] == [("r1", 1), ("r29", 28), ("h", 1)]
 
 
-async def test_crashes_after_the_time_are_told_separately(database: Database, receiver: Receiver) -> None:
-    told = notifier(database, to_all(receiver, coalesce_seconds=0.0))
+async def test_crashes_after_the_time_are_sent_separately(database: Database, receiver: Receiver) -> None:
+    queue = notifier(database, to_all(receiver, coalesce_seconds=0.0))
     sending = sender(database, receiver)
     for number in (1, 2):
-        await told.tell(notice(f"r{number}", Event.CRASHED))
+        await queue.put(notice(f"r{number}", Event.CRASHED))
         await until(sending, partial(enough, receiver, number))
 
     assert [body["count"] for body in receiver.bodies] == [1, 1]
@@ -206,7 +206,7 @@ async def test_crashes_after_the_time_are_told_separately(database: Database, re
 async def test_notification_of_a_process_that_died_while_sending_is_sent_again(
     database: Database, receiver: Receiver
 ) -> None:
-    await notifier(database, to_all(receiver)).tell(notice("k1"))
+    await notifier(database, to_all(receiver)).put(notice("k1"))
     receiver.delay.clear()
     dying = asyncio.create_task(sender(database, receiver).send_due())
     await eventually(lambda: receiver.got)
@@ -224,9 +224,9 @@ async def test_notification_of_a_process_that_died_while_sending_is_sent_again(
 
 
 async def test_two_processes_send_each_once(database: Database, receiver: Receiver) -> None:
-    told = notifier(database, to_all(receiver))
+    queue = notifier(database, to_all(receiver))
     for number in range(20):
-        await told.tell(notice("k", entity_id=f"b{number}"))
+        await queue.put(notice("k", entity_id=f"b{number}"))
     one, other = sender(database, receiver), sender(database, receiver)
     await asyncio.gather(one.send_due(), other.send_due())
     await until(one, lambda: len(receiver.got) >= 20)
@@ -236,9 +236,9 @@ async def test_two_processes_send_each_once(database: Database, receiver: Receiv
 
 async def test_after_a_day_it_is_given_up_and_the_next_one_is_sent(database: Database, receiver: Receiver) -> None:
     before = counted(Event.HELD, "given-up")
-    told = notifier(database, to_all(receiver))
-    await told.tell(notice("k1"))
-    await told.tell(notice("k2"))
+    queue = notifier(database, to_all(receiver))
+    await queue.put(notice("k1"))
+    await queue.put(notice("k2"))
     await database["notifications"].update_one(
         {"key": "k1"}, {"$set": {"created_at": datetime.now(UTC) - timedelta(days=1)}}
     )
@@ -251,22 +251,22 @@ async def test_after_a_day_it_is_given_up_and_the_next_one_is_sent(database: Dat
 
 async def test_queue_is_bounded_for_each_bot_and_for_all(database: Database, receiver: Receiver) -> None:
     before = counted(Event.HELD, "dropped")
-    told = notifier(database, to_all(receiver), most_waiting=5, most_per_lane=3)
+    queue = notifier(database, to_all(receiver), most_waiting=5, most_per_lane=3)
     for number in range(5):
-        await told.tell(notice(f"k{number}", entity_id="b"))
+        await queue.put(notice(f"k{number}", entity_id="b"))
     for number in range(5):
-        await told.tell(notice("k", entity_id=f"c{number}"))
+        await queue.put(notice("k", entity_id=f"c{number}"))
 
     assert await NotificationStore(database).waiting() == 5
     assert counted(Event.HELD, "dropped") == before + 2 + 3
 
 
-async def test_only_requested_events_are_told(database: Database, receiver: Receiver) -> None:
+async def test_only_requested_events_are_sent(database: Database, receiver: Receiver) -> None:
     own = {"url": receiver.url, "events": ["bot.recovered"]}
-    told = notifier(database, to_all(receiver, events=("bot.crashed",)))
-    await told.tell(notice("k1", Event.HELD, notify=own))
-    await told.tell(notice("k2", Event.RECOVERED, notify=own))
-    await told.tell(notice("k3", Event.CRASHED, notify=own))
+    queue = notifier(database, to_all(receiver, events=("bot.crashed",)))
+    await queue.put(notice("k1", Event.HELD, notify=own))
+    await queue.put(notice("k2", Event.RECOVERED, notify=own))
+    await queue.put(notice("k3", Event.CRASHED, notify=own))
     await until(sender(database, receiver), lambda: len(receiver.got) >= 2)
 
     assert sorted(body["key"] for body in receiver.bodies) == ["k2", "k3"]
@@ -278,8 +278,8 @@ async def test_own_webhook_is_signed_with_the_secret_of_the_owner(
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "hook").write_text("anns-key\n")
     resolver = SecretResolver([FileProvider(tmp_path, {})])
-    told = notifier(database, NotifySettings())
-    await told.tell(notice("k1", notify={"url": receiver.url, "secret": {"$secret": "hook"}}))
+    queue = notifier(database, NotifySettings())
+    await queue.put(notice("k1", notify={"url": receiver.url, "secret": {"$secret": "hook"}}))
     assert "anns-key" not in str(await database["notifications"].find({}).to_list())
     await until(sender(database, resolver=resolver), lambda: receiver.got)
 
@@ -293,7 +293,7 @@ async def test_own_webhook_is_not_called_with_a_secret_of_another_owner(
     (tmp_path / "bob").mkdir()
     (tmp_path / "bob" / "hook").write_text("bobs-key")
     before = counted(Event.HELD, "refused", "own")
-    await notifier(database, NotifySettings()).tell(
+    await notifier(database, NotifySettings()).put(
         notice("k1", notify={"url": receiver.url, "secret": {"$secret": "hook"}})
     )
     await sender(database, resolver=SecretResolver([FileProvider(tmp_path, {})])).send_due()
@@ -305,11 +305,11 @@ async def test_own_webhook_never_reaches_this_machine_nor_a_private_network(
     database: Database, receiver: Receiver
 ) -> None:
     before = counted(Event.HELD, "refused", "own")
-    told = notifier(database, NotifySettings())
+    queue = notifier(database, NotifySettings())
     port = receiver.url.split(":")[2].split("/")[0]
     hosts = ["127.0.0.1", "localhost", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "10.0.0.1"]
     for number, host in enumerate(hosts):
-        await told.tell(notice("k", entity_id=f"b{number}", notify={"url": f"http://{host}:{port}/hook"}))
+        await queue.put(notice("k", entity_id=f"b{number}", notify={"url": f"http://{host}:{port}/hook"}))
     await sender(database, receiver, rules=Rules()).send_due()
 
     assert receiver.got == []
@@ -321,7 +321,7 @@ async def test_redirect_to_another_place_is_not_followed(database: Database, rec
     inside = Receiver()
     await inside.start()
     receiver.answers, receiver.elsewhere = [307], inside.url
-    await notifier(database, NotifySettings()).tell(notice("k1", notify={"url": receiver.url}))
+    await notifier(database, NotifySettings()).put(notice("k1", notify={"url": receiver.url}))
     await until(sender(database), lambda: len(receiver.got) >= 2)
     await inside.stop()
 
@@ -329,13 +329,13 @@ async def test_redirect_to_another_place_is_not_followed(database: Database, rec
 
 
 async def test_own_webhooks_can_be_switched_off(database: Database, receiver: Receiver) -> None:
-    await notifier(database, NotifySettings(own_urls=False)).tell(notice("k1", notify={"url": receiver.url}))
+    await notifier(database, NotifySettings(own_urls=False)).put(notice("k1", notify={"url": receiver.url}))
 
     assert await NotificationStore(database).waiting() == 0
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 2x0 OK\r\n", b"H" * 100_000, None])
-async def test_what_is_no_answer_is_a_failure_within_the_limit(database: Database, answer: bytes | None) -> None:
+async def test_invalid_answer_is_a_failure_within_the_limit(database: Database, answer: bytes | None) -> None:
     over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -349,7 +349,7 @@ async def test_what_is_no_answer_is_a_failure_within_the_limit(database: Databas
     before = counted(Event.HELD, "failed", "own")
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    await notifier(database, NotifySettings()).tell(notice("k1", notify={"url": url}))
+    await notifier(database, NotifySettings()).put(notice("k1", notify={"url": url}))
     await sender(database, limit_seconds=0.5, pause=lambda attempts: 3600.0).send_due()
     over.set()
     server.close()
@@ -359,8 +359,10 @@ async def test_what_is_no_answer_is_a_failure_within_the_limit(database: Databas
     assert await NotificationStore(database).waiting() == 1
 
 
-async def test_malformed_request_is_refused_and_the_operator_is_told(database: Database, receiver: Receiver) -> None:
-    await notifier(database, to_all(receiver)).tell(notice("k1", notify={"url": "file:///etc/passwd"}))
+async def test_malformed_request_is_refused_and_the_operator_is_notified(
+    database: Database, receiver: Receiver
+) -> None:
+    await notifier(database, to_all(receiver)).put(notice("k1", notify={"url": "file:///etc/passwd"}))
     await until(sender(database, receiver), lambda: receiver.got)
 
     assert len(receiver.got) == 1

@@ -63,7 +63,7 @@ class Queued:
     """A notification in the queue, claimed by this process.
 
     Attributes:
-        count: the number of events that it tells of.
+        count: the number of events that are joined in it.
         attempts: failed ones so far.
         created_at: when the first of its events was queued.
     """

@@ -19,7 +19,7 @@ from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.storage.errors import BucketMissing, ObjectMissing, StorageRejected
 from libs.core.storage.object_store import ObjectInfo, ObjectStore, Piece
 from libs.core.store.entities import Entity, EntityStore
-from libs.notifications.event import Event, Notice, Tells
+from libs.notifications.event import Event, Notice, NoticeQueue
 from services.backtest_runner import objects
 from services.backtest_runner.result_spool import ANALYSIS, LOGS
 from services.backtest_runner.state import CLAIMED_RUN, OUTCOME, STATUS, BacktestState, Outcome
@@ -59,7 +59,7 @@ class Completion:
         bucket: str,
         publisher: Publisher | None,
         tell: Tell,
-        notifier: Tells,
+        notifier: NoticeQueue,
         owner_field: str,
     ) -> None:
         self._entities = entities
@@ -107,7 +107,7 @@ class Completion:
         await self._publish(backtest_id, outcome, ANALYSIS, objects.analysis_key(backtest_id), outcome.analysis)
         await self._publish(backtest_id, outcome, LOGS, objects.logs_key(backtest_id), outcome.logs)
         await retry_forever(lambda: self._tell_api(backtest_id, outcome))
-        await retry_forever(lambda: self._tell_owner(entity, outcome))
+        await retry_forever(lambda: self._notify_owner(entity, outcome))
         if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
         applied = await retry_forever(lambda: self._entities.remove(entity, outcome.ended_at))
@@ -151,11 +151,11 @@ class Completion:
         data = json.dumps(content).encode()
         await self._publisher.publish(backtest_id, subject, data, event_id=event_id)
 
-    async def _tell_owner(self, entity: Entity, outcome: Outcome) -> None:
+    async def _notify_owner(self, entity: Entity, outcome: Outcome) -> None:
         facts = {"success": outcome.success, "reason": outcome.reason, "detail": outcome.error}
         owner, key = entity.owner(self._owner_field), outcome.run_id
         with isolated("notify of backtest"):
-            await self._notifier.tell(Notice(Event.DONE, entity.id, key, outcome.ended_at, owner, entity.config, facts))
+            await self._notifier.put(Notice(Event.DONE, entity.id, key, outcome.ended_at, owner, entity.config, facts))
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
         """Remove staged objects of attempts; with *run_id* only of that one."""

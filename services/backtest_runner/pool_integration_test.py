@@ -51,7 +51,7 @@ async def test_config_of_a_completed_one_is_in_its_history_without_secrets(rig: 
     assert Parameters.from_text(run.parameters) == Parameters({"fast": 5, "api_key": MASK})
 
 
-async def test_owner_of_a_completed_one_is_told_of_it_once(rig: BacktestRig) -> None:
+async def test_owner_of_a_completed_one_is_notified_once(rig: BacktestRig) -> None:
     await rig.announce(notify={"url": "https://hook.example/x"})
 
     async with rig.owned_by(rig.host()):

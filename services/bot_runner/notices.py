@@ -1,31 +1,31 @@
-"""What is told about the bots of one owned segment: crashes, backoff, recovery and holds."""
+"""Notifications about the bots of one owned segment: crashes, backoff, recovery and holds."""
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 from libs.core.store.entities import Entity
 from libs.docker_runner.containers.container import Ended, ManagedContainer
-from libs.notifications.event import Event, Notice, Tells
+from libs.notifications.event import Event, Notice, NoticeQueue
 from services.bot_runner.restarts import RestartHistory
 
 RECOVERED_SECONDS = 60.0
 """How long a bot runs after failures before it counts as recovered."""
 BACKING_OFF_FAILURES = 3
-"""The number of consecutive failures from which a bot is told to back off."""
+"""The number of consecutive failures after which the backoff of a bot is reported."""
 
-# A later owner of a segment knows no more what was told.
-_TOLD_WITHIN_SECONDS = 3600.0
+# A later owner of a segment does not know what was reported before.
+_REPORTED_WITHIN_SECONDS = 3600.0
 
 
 class BotNotices:
-    """Tells what happens to the bots. Every call may be repeated: a repetition is recognised.
+    """Queues notices of what happens to the bots. Every call may be repeated: a repetition is recognised.
 
     Args:
         owner_field: the field of a document that names its owner.
         clock: MongoDB's time, as in the starts of containers and in the holds.
     """
 
-    def __init__(self, notifier: Tells, owner_field: str, clock: Callable[[], float]) -> None:
+    def __init__(self, notifier: NoticeQueue, owner_field: str, clock: Callable[[], float]) -> None:
         self._notifier = notifier
         self._owner_field = owner_field
         self._clock = clock
@@ -33,7 +33,7 @@ class BotNotices:
         self._held: dict[str, datetime] = {}
 
     async def crashed(self, entity: Entity | None, ended: Ended, detail: str) -> None:
-        """Tell that a bot ended by itself, before its container is removed.
+        """Report that a bot ended by itself, before its container is removed.
 
         Raises:
             Retryable: repeat it.
@@ -50,10 +50,10 @@ class BotNotices:
             "revision": ended.container.revision,
             "run_id": ended.container.run_id,
         }
-        await self._tell(entity, Event.CRASHED, ended.container.run_id, at, facts)
+        await self._put(entity, Event.CRASHED, ended.container.run_id, at, facts)
 
     async def backing_off(self, entity: Entity | None, run_id: str, history: RestartHistory, detail: str) -> None:
-        """Tell that a bot has failed several times, and when it starts again; once for each series of failures.
+        """Report that a bot has failed several times, and when it starts again; once for each series of failures.
 
         Raises:
             Retryable: repeat it.
@@ -65,10 +65,10 @@ class BotNotices:
             "failures": history.failures,
             "next_restart": datetime.fromtimestamp(history.not_before, UTC),
         }
-        await self._tell(entity, Event.BACKING_OFF, run_id, datetime.now(UTC), facts)
+        await self._put(entity, Event.BACKING_OFF, run_id, datetime.now(UTC), facts)
 
     async def runs(self, entity: Entity | None, container: ManagedContainer, history: RestartHistory) -> None:
-        """Tell that a bot has recovered: it runs for a minute after failures.
+        """Report that a bot has recovered: it runs for a minute after failures.
 
         Raises:
             Retryable: repeat it.
@@ -76,14 +76,14 @@ class BotNotices:
         if entity is None or container.started_at is None or not history.failures:
             return
         seconds = self._clock() - container.started_at.timestamp()
-        is_due = RECOVERED_SECONDS <= seconds < _TOLD_WITHIN_SECONDS
+        is_due = RECOVERED_SECONDS <= seconds < _REPORTED_WITHIN_SECONDS
         if is_due and self._recovered.get(entity.id) != container.run_id:
             facts = {"failures": history.failures, "ran_seconds": round(seconds, 1), "revision": container.revision}
-            await self._tell(entity, Event.RECOVERED, container.run_id, datetime.now(UTC), facts)
+            await self._put(entity, Event.RECOVERED, container.run_id, datetime.now(UTC), facts)
             self._recovered[entity.id] = container.run_id
 
     async def held(self, entity: Entity | None) -> None:
-        """Tell that a bot without a container is held, by whom and why.
+        """Report that a bot without a container is held, by whom and why.
 
         Raises:
             Retryable: repeat it.
@@ -91,9 +91,9 @@ class BotNotices:
         if entity is None or (hold := entity.held) is None or self._held.get(entity.id) == hold.since:
             return
         now = datetime.fromtimestamp(self._clock(), UTC)
-        if now - hold.since < timedelta(seconds=_TOLD_WITHIN_SECONDS):
+        if now - hold.since < timedelta(seconds=_REPORTED_WITHIN_SECONDS):
             facts = {"state": hold.state, "by": hold.by, "reason": hold.reason, "target": str(hold.target)}
-            await self._tell(entity, Event.HELD, f"{hold.state} {hold.since.isoformat()}", hold.since, facts)
+            await self._put(entity, Event.HELD, f"{hold.state} {hold.since.isoformat()}", hold.since, facts)
         self._held[entity.id] = hold.since
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
@@ -103,8 +103,8 @@ class BotNotices:
         for gone in self._held.keys() - set(bot_ids):
             del self._held[gone]
 
-    async def _tell(self, entity: Entity, event: Event, key: str, at: datetime, facts: Mapping[str, object]) -> None:
+    async def _put(self, entity: Entity, event: Event, key: str, at: datetime, facts: Mapping[str, object]) -> None:
         owner = entity.owner(self._owner_field)
         version = {"version": entity.version} if entity.version else {}
         notice = Notice(event, entity.id, key, at, owner, entity.config, {**version, **facts})
-        await self._notifier.tell(notice)
+        await self._notifier.put(notice)

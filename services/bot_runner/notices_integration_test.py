@@ -27,7 +27,7 @@ async def queued(rig: BotRig, event: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("step", range(1, 10))
-async def test_crash_is_told_exactly_once_to_each_receiver_whenever_the_worker_dies(
+async def test_crash_is_reported_exactly_once_to_each_receiver_whenever_the_worker_dies(
     rig: BotRig, step: int, before: bool
 ) -> None:
     await rig.deploy(notify=OWN)
@@ -37,7 +37,7 @@ async def test_crash_is_told_exactly_once_to_each_receiver_whenever_the_worker_d
         await eventually(lambda: ran_again(host.starts, death))
     async with rig.owned_by(host):
         await eventually(lambda: host.alive("b"))
-        await eventually(lambda: told(rig))
+        await eventually(lambda: both_queued(rig))
 
     found = await queued(rig, "bot.crashed")
     assert sorted(one["lane"] for one in found) == ["all b", "own b"]
@@ -48,11 +48,11 @@ def ran_again(starts: list[Any], death: Death) -> bool:
     return death.dead.is_set() or len(starts) > 1
 
 
-async def told(rig: BotRig) -> bool:
+async def both_queued(rig: BotRig) -> bool:
     return len(await queued(rig, "bot.crashed")) == 2
 
 
-async def test_crash_loop_is_joined_and_told_to_back_off_once(rig: BotRig) -> None:
+async def test_crash_loop_is_joined_and_its_backoff_reported_once(rig: BotRig) -> None:
     await rig.deploy()
     host = rig.host(exit_codes=[3] * 5, last_stays=True, run_seconds=0.02)
     async with rig.owned_by(host):
@@ -64,7 +64,7 @@ async def test_crash_loop_is_joined_and_told_to_back_off_once(rig: BotRig) -> No
     assert backing_off["body"]["failures"] == 3
 
 
-async def test_stop_by_an_operator_is_told_as_a_hold_and_not_as_a_crash(rig: BotRig) -> None:
+async def test_stop_by_an_operator_is_reported_as_a_hold_and_not_as_a_crash(rig: BotRig) -> None:
     await rig.deploy()
     host = rig.host()
     async with rig.owned_by(host):
@@ -77,7 +77,7 @@ async def test_stop_by_an_operator_is_told_as_a_hold_and_not_as_a_crash(rig: Bot
     assert await queued(rig, "bot.crashed") == []
 
 
-async def test_changed_bot_is_told_nothing(rig: BotRig) -> None:
+async def test_changed_bot_queues_no_notification(rig: BotRig) -> None:
     await rig.deploy(version="1")
     host = rig.host()
     async with rig.owned_by(host):

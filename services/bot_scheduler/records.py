@@ -13,7 +13,7 @@ from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.runs.attempt import AttemptResult
 from libs.docker_runner.runs.history import RunHistory
-from libs.notifications.event import Event, Notice, Tells
+from libs.notifications.event import Event, Notice, NoticeQueue
 from services.bot_scheduler.decide import Dropped
 from services.bot_scheduler.ending import StopReason, utc
 from services.bot_scheduler.state import Firing, ScheduleState
@@ -44,7 +44,7 @@ class RunRecords(RunHistory):
         runs: RunStore,
         leases: LeaseStore,
         output: Output,
-        notifier: Tells,
+        notifier: NoticeQueue,
         owner_field: str,
     ) -> None:
         super().__init__(recorder, segment_id=segment_id, epoch=epoch, runs=runs)
@@ -104,12 +104,12 @@ class RunRecords(RunHistory):
         await self.adopted(container, container.started_at or utc(firing.begins_at), **_of_firing(firing))
 
     async def end(self, state: ScheduleState, firing: Firing, result: AttemptResult) -> None:
-        """Record that a run has ended, or was never started; tell of a missed one."""
+        """Record that a run has ended, or was never started; notify of a missed one."""
         await self.ended(state.entity, firing.run_id, result, result.at, **_of_firing(firing))
         if result.reason == Dropped.MISFIRE:
             entity, facts = state.entity, {"scheduled_at": utc(firing.at), "detail": result.message}
             owner = entity.owner(self._owner_field)
-            await self._notifier.tell(
+            await self._notifier.put(
                 Notice(Event.MISSED, entity.id, str(firing.at), result.at, owner, entity.config, facts)
             )
 

@@ -85,14 +85,14 @@ async def test_a_firing_that_may_not_be_late_is_missed_with_the_reason(rig: Sche
         await rig.deploy("s", misfire="skip", misfireGrace=0.5, retries=3, notify=notify)
         owner.wake()
         [*_, run] = await eventually(lambda: ended(rig, "missed"))
-        told = await eventually(lambda: rig.database["notifications"].find_one({"key": f"{at(run)}"}))
+        queued = await eventually(lambda: rig.database["notifications"].find_one({"key": f"{at(run)}"}))
 
         assert host.alive("s") == []
     assert "no room within config.misfireGrace, 0.5 s: needs 512 MiB, the engine has 0 MiB free" in str(run.message)
     assert run.attempt == 1
-    assert told is not None
-    assert (told["event"], told["body"]["detail"]) == ("schedule.missed", run.message)
-    assert datetime.fromisoformat(told["body"]["scheduled_at"]).timestamp() == at(run)
+    assert queued is not None
+    assert (queued["event"], queued["body"]["detail"]) == ("schedule.missed", run.message)
+    assert datetime.fromisoformat(queued["body"]["scheduled_at"]).timestamp() == at(run)
 
 
 async def test_triggered_run_waits_for_room_with_any_misfire_rule(rig: ScheduleRig) -> None:

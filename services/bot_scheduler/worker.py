@@ -25,7 +25,7 @@ from libs.docker_runner.executable import Entrypoint
 from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
-from libs.notifications.event import Tells
+from libs.notifications.event import NoticeQueue
 from libs.notifications.wiring import notifier_of
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.closing import close_all
@@ -102,7 +102,7 @@ def segment_kit(
     leases: LeaseStore,
     quotas: OwnerQuotas,
     output: Output,
-    notifier: Tells,
+    notifier: NoticeQueue,
     stop_grace_seconds: float,
     clock: Callable[[], float],
     engine_clock: Callable[[], float],
