@@ -1,7 +1,7 @@
 """Print what each role needs of the S3 server, as policies: a key for each, which reaches its buckets alone.
 
-    s3-policies.py user ROLE        for the user of a role, as AWS and MinIO want it (ROLE: bot-runner-worker, ...)
-    s3-policies.py bucket BUCKET    for a bucket, as VersityGW wants it; the access keys are the names of the roles
+    s3-policies.py user ROLE        for the user of a role, as AWS and MinIO take it (ROLE: bot-runner-worker, ...)
+    s3-policies.py bucket BUCKET    for a bucket, as VersityGW takes it; the access keys are the names of the roles
 
 Buckets have the names of MINIO_BOTS_BUCKET, MINIO_LOGS_BUCKET, MINIO_RESULTS_BUCKET, MINIO_STATE_BUCKET and
 MINIO_DATA_BUCKET, or the usual ones. They must exist: no role may create one.
@@ -71,7 +71,7 @@ def bucket_policy(bucket: str) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the policy that *arguments* ask for."""
+    """Print the policy that *arguments* name."""
     match arguments:
         case ["user", role] if role in ROLES:
             policy = user_policy(role)

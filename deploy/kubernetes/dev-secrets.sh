@@ -3,13 +3,13 @@
 #
 #   dev-secrets.sh NAMESPACE FOLDER
 #
-# FOLDER keeps what was made. May be repeated: what FOLDER and the cluster lack is made, such as what a newer version needs;
-# the rest stays. KUBECTL names the command.
+# FOLDER keeps what was made. May be repeated: what FOLDER and the cluster lack is made, such as what a newer version
+# needs; the rest stays. KUBECTL names the command.
 set -eu
 umask 077
 
 [ $# -eq 2 ] || {
-  echo "dev-secrets: names the namespace and a folder for what it makes: dev-secrets.sh NAMESPACE FOLDER" >&2
+  echo "dev-secrets: name the namespace and a folder for what it makes: dev-secrets.sh NAMESPACE FOLDER" >&2
   exit 1
 }
 namespace=$1

@@ -14,7 +14,7 @@ fail() {
   exit 1
 }
 
-[ $# -ge 2 ] || fail "names the namespace and a folder for the authority: tls-secrets.sh NAMESPACE FOLDER [renew]"
+[ $# -ge 2 ] || fail "name the namespace and a folder for the authority: tls-secrets.sh NAMESPACE FOLDER [renew]"
 namespace=$1
 folder=$2
 shift 2

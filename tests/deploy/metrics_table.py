@@ -22,7 +22,7 @@ LABELS = {
     "dry_run": "`true`, `false`",
     "event": "the name of a notification's event, from a fixed list",
     "id": "a bot; only in metrics of METRICS_PER_BOT, and of the bots of one segment at a time",
-    "kind": "of garbage: `code`, `logs`, `results`, `records`, `revisions`",
+    "kind": "of garbage: `code`, `logs`, `results`, `state`, `data`, `records`, `revisions`",
     "lease": "`segment`, `leadership`",
     "metric": "the name of a metric that a bot prints, METRICS_BOT_NAMES of each bot at most",
     "operation": "the requested operation, from a fixed list: a verb, a route, a message of the protocol",

@@ -110,7 +110,7 @@ async def connection_of(server: NatsOfTheComponent, user: str, inbox: str) -> As
 
 @contextlib.asynccontextmanager
 async def raw_client(server: NatsOfTheComponent, user: str, inbox: str = "_INBOX") -> AsyncIterator[Client]:
-    """A driver without any of our code, as an attacker has who knows a password."""
+    """The driver alone, as an attacker with a password may use it."""
     client = await nats.connect(server.url_of(user), allow_reconnect=False, inbox_prefix=inbox, connect_timeout=30)
     try:
         yield client
@@ -170,7 +170,7 @@ async def test_worker_can_do_all_that_it_does_with_events(
 
 
 async def arrives(hint: Awaitable[None], wake: Wake) -> bool:
-    """Whether a hint arrives soon; the first ones may be sent before the server knows the subscription."""
+    """Whether a hint arrives soon; the first ones may be sent before the server has the subscription."""
     await hint
     return await wake.wait_at_most(0.2)
 

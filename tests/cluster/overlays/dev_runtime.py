@@ -85,7 +85,7 @@ class DevRuntime:
         """Return the pod of a service's leading master, and its status; None while no master leads.
 
         Args:
-            lost_node: whose pods are not asked, since they do not answer.
+            lost_node: node whose pods get no request, since they do not answer.
         """
         for pod in await self.pods(service, "master"):
             if pod["spec"].get("nodeName") == lost_node:

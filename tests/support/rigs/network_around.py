@@ -58,8 +58,8 @@ async def main(targets):
 print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
 """
 
-# Keeps each connection until it has read all of it, and answers how many bytes that were. The other one sends as many
-# bytes as it is asked for.
+# SINK keeps each connection until it has read all of it, and answers how many bytes that were. SOURCE sends as many
+# bytes as a request names.
 SINK, SOURCE = 9000, 9001
 KEEP = """
 import asyncio, sys
