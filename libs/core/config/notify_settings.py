@@ -61,5 +61,5 @@ class NotifySettings(Group):
     coalesce_seconds: Annotated[
         Seconds,
         Named("NOTIFY_COALESCE_SECONDS", unit="seconds"),
-        Field(ge=0, le=86_400, description="time in which further crashes of a bot are told in one notification"),
+        Field(ge=0, le=86_400, description="time in which further crashes of a bot are sent in one notification"),
     ] = 300.0
