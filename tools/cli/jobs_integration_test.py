@@ -1,5 +1,6 @@
 """`runtime backtest` and `runtime schedule` over real servers, without workers."""
 
+import getpass
 import io
 import json
 import time
@@ -85,6 +86,25 @@ def test_a_backtest_that_waits_is_listed_shown_and_cancelled(commands: Commands)
     assert commands.text("backtest", "show", "b1") == "b1 waiting\n"
     assert commands.text("backtest", "logs", "b1") == ""
     assert commands.json("backtest", "cancel", "b1", "--no-wait")["state"] == "being cancelled"
+
+
+def test_user_without_a_name_cancels_a_backtest_and_pauses_a_schedule(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands.text("backtest", "run", BACKTEST, "--id", "b1", "--no-wait")
+    commands.text("schedule", "deploy", SCHEDULE, "--id", "s1", "--schedule", "@daily", "--no-wait")
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    commands.text("backtest", "cancel", "b1", "--no-wait")
+    commands.text("schedule", "pause", "s1")
+
+    [backtest] = commands.mongo["backtest_runner"]["backtests"].find()
+    [schedule] = commands.mongo["bot_scheduler"]["bot_schedules"].find()
+    assert backtest["backtest"]["cancel"]["by"].startswith("unknown@")
+    assert schedule["scheduler"]["paused"]["by"].startswith("unknown@")
 
 
 def test_a_backtest_is_run_once_under_its_id(commands: Commands) -> None:

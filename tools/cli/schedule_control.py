@@ -1,7 +1,6 @@
 """`runtime schedule trigger | pause | resume | rm`: control one schedule."""
 
 import asyncio
-import getpass
 import time
 import uuid
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.local_time import local
+from tools.cli.local_user import user_of_this_machine
 from tools.cli.output import output_option, show
 
 _POLL_SECONDS = 0.05
@@ -44,7 +44,7 @@ def trigger(schedule_id: str, no_wait: bool, output: str) -> None:
 @output_option
 def pause(schedule_id: str, output: str) -> None:
     """Suspend a schedule, regardless of events, until `resume`. An active run is not stopped."""
-    by = {"since": datetime.now(UTC), "by": getpass.getuser()}
+    by = {"since": datetime.now(UTC), "by": user_of_this_machine()}
     interrupts.run(_set(schedule_id, {PAUSED: by}))
     show(output, {"id": schedule_id, "paused": True}, lambda: click.echo(f"{schedule_id} is paused."))
 
