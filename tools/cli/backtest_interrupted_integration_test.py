@@ -10,25 +10,18 @@ from pymongo import MongoClient
 from tests.support.rigs.terminal import Terminal
 from tools import samples
 from tools.cli.exit_codes import ExitCode
-from tools.stack.s3 import S3Server
 
 BACKTEST = str(Path(samples.__file__).parent / "moving_average_crossover")
 
 
 @pytest.mark.parametrize("options", [(), ("--output", "json")])
 async def test_ctrl_c_reports_that_backtest_continues_and_names_commands(
-    mongo_uri: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path, options: tuple[str, ...]
+    mongo_uri: str, server_variables: dict[str, str], bucket_prefix: str, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    settings = {
-        "MONGO_URI": mongo_uri,
-        "MINIO_ENDPOINT": s3_server.endpoint,
-        "MINIO_ACCESS_KEY_ID": s3_server.access_key,
-        "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
-        "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
-        "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
-    }
     backtest_id = f"{bucket_prefix} b"
-    process = await Terminal(tmp_path, settings).start("backtest", "run", BACKTEST, "--id", backtest_id, *options)
+    process = await Terminal(tmp_path, server_variables).start(
+        "backtest", "run", BACKTEST, "--id", backtest_id, *options
+    )
     with MongoClient[dict[str, object]](mongo_uri) as client:
         backtests = client["backtest_runner"]["backtests"]
         while await asyncio.to_thread(backtests.find_one, {"id": backtest_id}) is None:

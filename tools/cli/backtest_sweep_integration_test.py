@@ -152,20 +152,12 @@ def test_set_values_replace_those_of_config_and_folder(commands: Commands) -> No
 
 
 async def test_ctrl_c_cancels_open_backtests_and_starts_no_more(
-    mongo_uri: str, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+    mongo_uri: str, server_variables: dict[str, str], tmp_path: Path
 ) -> None:
-    settings = {
-        "MONGO_URI": mongo_uri,
-        "MINIO_ENDPOINT": s3_server.endpoint,
-        "MINIO_ACCESS_KEY_ID": s3_server.access_key,
-        "MINIO_SECRET_ACCESS_KEY": s3_server.secret_key,
-        "MINIO_BOTS_BUCKET": f"{bucket_prefix}bots",
-        "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
-    }
     arguments = ("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1:9:1", "--jobs", "2", "--output", "json")
     with MongoClient[dict[str, Any]](mongo_uri) as client:
         backtests = client["backtest_runner"]["backtests"]
-        process = await Terminal(tmp_path, settings).start(*arguments)
+        process = await Terminal(tmp_path, server_variables).start(*arguments)
         try:
             while await asyncio.to_thread(backtests.count_documents, {}) < 2:
                 assert process.returncode is None

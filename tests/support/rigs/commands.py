@@ -42,18 +42,9 @@ class Commands:
 
 
 @pytest.fixture
-def commands(
-    mongo_uri: str,
-    s3_server: S3Server,
-    bucket_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Commands]:
-    """Commands without NATS, so that announced entities are in MongoDB at once."""
-    monkeypatch.delenv("NATS_URL", raising=False)
-    for name, value in {
-        "RUNTIME_HOME": str(tmp_path / "home"),
+def server_variables(mongo_uri: str, s3_server: S3Server, bucket_prefix: str) -> dict[str, str]:
+    """The environment by which a command finds the servers, without NATS."""
+    return {
         "MONGO_URI": mongo_uri,
         "MINIO_ENDPOINT": s3_server.endpoint,
         "MINIO_ACCESS_KEY_ID": s3_server.access_key,
@@ -62,6 +53,22 @@ def commands(
         "MINIO_RESULTS_BUCKET": f"{bucket_prefix}results",
         "MINIO_LOGS_BUCKET": f"{bucket_prefix}logs",
         "MINIO_STATE_BUCKET": f"{bucket_prefix}state",
+    }
+
+
+@pytest.fixture
+def commands(
+    mongo_uri: str,
+    server_variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Commands]:
+    """Commands without NATS, so that announced entities are in MongoDB at once."""
+    monkeypatch.delenv("NATS_URL", raising=False)
+    for name, value in {
+        "RUNTIME_HOME": str(tmp_path / "home"),
+        **server_variables,
     }.items():
         monkeypatch.setenv(name, value)
     client: MongoClient[dict[str, Any]] = MongoClient(mongo_uri, serverSelectionTimeoutMS=30_000, tz_aware=True)
