@@ -40,7 +40,7 @@ def deploy(commands: Commands, folder: Path, version: int, *more: str) -> dict[s
     return document
 
 
-def noted(commands: Commands, mongo_uri: str, document: dict[str, Any], **more: Any) -> None:
+def noted(mongo_uri: str, document: dict[str, Any], **more: Any) -> None:
     """Write a revision into the history."""
     config, withheld = withhold(document["config"])
     revision = Revision(
@@ -75,7 +75,7 @@ def test_history_lists_revisions_with_their_runs_and_without_values_of_the_confi
     commands: Commands, mongo_uri: str, folder: Path
 ) -> None:
     for version in (1, 2):
-        noted(commands, mongo_uri, deploy(commands, folder, version, "--config", '{"api_key": "hush", "pace": 17}'))
+        noted(mongo_uri, deploy(commands, folder, version, "--config", '{"api_key": "hush", "pace": 17}'))
     begun = datetime.now(UTC) + timedelta(seconds=1)
     commands.mongo["bot_runner"]["runs"].insert_one(
         {"_id": "r1", "entity_id": "b", "segment_id": 1, "worker_id": "w", "host": "h", "epoch": 1, "revision": 1}
@@ -101,8 +101,8 @@ def test_rollback_deploys_the_earlier_code_and_config_with_the_present_secrets(
     commands: Commands, mongo_uri: str, folder: Path
 ) -> None:
     first = deploy(commands, folder, 1, "--config", '{"pace": 5, "api_key": "old", "ref_token": {"$secret": "s"}}')
-    noted(commands, mongo_uri, first)
-    noted(commands, mongo_uri, deploy(commands, folder, 2, "--config", '{"pace": 9, "api_key": "new"}'))
+    noted(mongo_uri, first)
+    noted(mongo_uri, deploy(commands, folder, 2, "--config", '{"pace": 9, "api_key": "new"}'))
     commands.text("bot", "stop", "b")
 
     done = commands.json("bot", "rollback", "b", "--no-wait")
@@ -122,8 +122,8 @@ def test_rollback_to_code_that_no_longer_exists_changes_nothing_and_names_it(
     commands: Commands, mongo_uri: str, folder: Path, s3_server: S3Server, bucket_prefix: str
 ) -> None:
     first = deploy(commands, folder, 1)
-    noted(commands, mongo_uri, first)
-    noted(commands, mongo_uri, deploy(commands, folder, 2))
+    noted(mongo_uri, first)
+    noted(mongo_uri, deploy(commands, folder, 2))
     before = bot(commands)
     storage = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
     storage.remove_object(f"{bucket_prefix}bots", first["custom"]["filePath"])
@@ -138,8 +138,8 @@ def test_rollback_to_code_that_no_longer_exists_changes_nothing_and_names_it(
 def test_rollback_to_code_that_was_replaced_under_its_key_is_refused(
     commands: Commands, mongo_uri: str, folder: Path
 ) -> None:
-    noted(commands, mongo_uri, deploy(commands, folder, 1), code_etag="another")
-    noted(commands, mongo_uri, deploy(commands, folder, 2))
+    noted(mongo_uri, deploy(commands, folder, 1), code_etag="another")
+    noted(mongo_uri, deploy(commands, folder, 2))
 
     code, _, err = commands.run("bot", "rollback", "b", "1", "--no-wait")
 
@@ -149,8 +149,8 @@ def test_rollback_to_code_that_was_replaced_under_its_key_is_refused(
 def test_rollback_without_a_present_value_of_a_secret_is_refused(
     commands: Commands, mongo_uri: str, folder: Path
 ) -> None:
-    noted(commands, mongo_uri, deploy(commands, folder, 1, "--config", '{"api_key": "old"}'))
-    noted(commands, mongo_uri, deploy(commands, folder, 2, "--config", "{}", "--reset-config"))
+    noted(mongo_uri, deploy(commands, folder, 1, "--config", '{"api_key": "old"}'))
+    noted(mongo_uri, deploy(commands, folder, 2, "--config", "{}", "--reset-config"))
     before = bot(commands)
 
     code, _, err = commands.run("bot", "rollback", "b", "--no-wait")
@@ -163,7 +163,7 @@ def test_rollback_without_a_present_value_of_a_secret_is_refused(
 def test_rollback_without_such_a_revision_is_not_found(
     commands: Commands, mongo_uri: str, folder: Path, revision: list[str]
 ) -> None:
-    noted(commands, mongo_uri, deploy(commands, folder, 1))
+    noted(mongo_uri, deploy(commands, folder, 1))
 
     assert commands.run("bot", "rollback", "b", *revision, "--no-wait")[0] == ExitCode.NOT_FOUND
 
