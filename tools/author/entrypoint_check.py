@@ -78,7 +78,7 @@ def _node(file: Path) -> list[Finding]:
     if _accepts(node, file):
         return []
     with tempfile.TemporaryDirectory(prefix="the0-check-") as temporary:
-        # Node may take a file for the other kind of module, which its name does not tell.
+        # The kind of module, which the name of the file does not show, may be the other one.
         others = [Path(temporary) / f"{file.stem}{suffix}" for suffix in (".mjs", ".cjs")]
         for other in others if file.suffix == ".js" else ():
             shutil.copyfile(file, other)

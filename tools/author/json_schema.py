@@ -84,7 +84,7 @@ def _validator(text: str) -> Any:
 
 def _unless_secret(check: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
     def checked(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-        # Each keyword is asked about the value itself, so that only the reference is excepted, not what contains it.
+        # Each keyword checks the value itself, so that only the reference is excepted, not what contains it.
         if not _is_secret(instance):
             yield from check(validator, limit, instance, schema) or ()
 

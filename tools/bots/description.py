@@ -24,7 +24,7 @@ _MOST_VALUES = 100_000
 
 @dataclass(frozen=True)
 class Description:
-    """What a folder says about its bot. *file* is where: a path for messages."""
+    """The description of a bot, and the *file* that has it, for messages."""
 
     file: Path
     fields: Mapping[str, Any]

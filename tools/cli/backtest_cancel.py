@@ -28,7 +28,7 @@ def cancel(backtest_id: str, no_wait: bool, output: str) -> None:
 
 async def _cancel(backtest_id: str, wait: bool) -> dict[str, Any]:
     async with connected() as servers:
-        await ask_to_cancel(servers, backtest_id)
+        await _request(servers, backtest_id)
         entities = await servers.entities(BACKTEST_RUNNER)
         deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
         while wait and await entities.get(backtest_id) is not None:
@@ -38,7 +38,7 @@ async def _cancel(backtest_id: str, wait: bool) -> dict[str, Any]:
         return {"id": backtest_id, "state": "cancelled" if wait else "being cancelled"}
 
 
-async def ask_to_cancel(servers: Connections, backtest_id: str) -> None:
+async def _request(servers: Connections, backtest_id: str) -> None:
     """Write the request into the document, and wake the owner of its segment.
 
     Raises:

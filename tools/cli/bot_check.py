@@ -55,7 +55,7 @@ def check(
     }
     if package is not None:
         data |= {"files": package.files, "bytes": len(package.content)}
-    show(output, data, lambda: _tell(folder, findings, data))
+    show(output, data, lambda: _print(folder, findings, data))
     return ExitCode.USAGE if findings else ExitCode.OK
 
 
@@ -76,7 +76,7 @@ def _schedule_findings(folder: BotFolder, config: dict[str, Any]) -> list[Findin
     return []
 
 
-def _tell(folder: BotFolder, findings: list[Finding], data: dict[str, Any]) -> None:
+def _print(folder: BotFolder, findings: list[Finding], data: dict[str, Any]) -> None:
     for finding in findings:
         click.echo(f"error: {finding.text}", err=True)
     if not findings:

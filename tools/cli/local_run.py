@@ -112,11 +112,11 @@ def run_to_its_end(
 def exit_code_of(ended: Ended) -> int:
     """Return the bot's exit code, after a line about an end that its output does not show."""
     if ended.reason is EndReason.LEASE_LOST:
-        _tell("it was ended, since this command was suspended")
+        _report("it was ended, since this command was suspended")
     elif ended.reason in (EndReason.OOM, EndReason.MISSING, EndReason.KILLED):
-        _tell(describe_end(ended))
+        _report(describe_end(ended))
     elif ended.failure is not None and ended.failure.hint:
-        _tell(ended.failure.hint)
+        _report(ended.failure.hint)
     return ended.exit_code if ended.exit_code is not None else ExitCode.FAILED
 
 
@@ -128,9 +128,9 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
     folder, package = await built(folder, no_build=wanted.no_build)
     configure(load(LogSettings, environ={"LOG_LEVEL": "warning"}))
     operator = runner_settings(load(ContainerSettings), load(MaximaSettings), load(ImageSettings), load(SecretSettings))
-    found = await ensure_engine(_tell)
+    found = await ensure_engine(_report)
     if operator.images == IMAGES:
-        await ensure_images(found, _tell)
+        await ensure_images(found, _report)
     engine = Engine(found.url, operator.engine_timeout_seconds)
     memory = await keepalive_root(operator.keepalive_dir, home() / "local", engine)
     async with AsyncExitStack() as resources:
@@ -146,7 +146,7 @@ async def _run(wanted: Wanted, write: Writer, take: Callable[[RunOutcome], T] | 
             await runner.open()
             bot = LocalBot(wanted.entity_id, folder, variables)
             executable = executable_of(bot, settings, place, wanted.service, Entrypoint(wanted.kind))
-            run = LocalRun(runner, executable, place, write, _tell, walls_seconds=settings.walls_seconds)
+            run = LocalRun(runner, executable, place, write, _report, walls_seconds=settings.walls_seconds)
             async with saved_meanwhile(states):
                 ended = await run.carry_out(collect=take is not None)
             taken = take(run.outcome) if take is not None and run.outcome is not None else None
@@ -162,5 +162,5 @@ def write_output(line: LogLine) -> None:
     stream.flush()
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     click.echo(f"runtime: {text}", err=True)

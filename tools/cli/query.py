@@ -28,7 +28,7 @@ def _command(service: ServiceDefinition) -> click.Command:
 
     query.help = (
         f"Ask the {service.noun} ID a question, which its entrypoint `query` answers, and print the answer as JSON.\n\n"
-        "Exit code 1 when its own code answers with an error, 3 when it cannot be asked now, 4 when there is no such "
+        "Exit code 1 when its own code answers with an error, 3 when it cannot be reached now, 4 when there is no such "
         f"{service.noun}, 5 when it does not answer in time."
     )
     return query
@@ -67,7 +67,7 @@ async def _asked(leader: Leader, request: dict[str, Any], timeout_seconds: float
                     return answer.status, await answer.json()
             except (TimeoutError, aiohttp.ClientError, ValueError) as error:
                 reason = f"{url}: {error or type(error).__name__}"
-    raise Failure(f"the leading master cannot be asked: {reason}", ExitCode.UNREACHABLE)
+    raise Failure(f"the leading master cannot be reached: {reason}", ExitCode.UNREACHABLE)
 
 
 bot_query = _command(BOT_RUNNER)

@@ -26,7 +26,7 @@ class SweepProgress:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._live: Live | None = None
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def __enter__(self) -> "SweepProgress":
         if not self._quiet and sys.stderr.isatty() and sys.stdout.isatty():
@@ -51,9 +51,9 @@ class SweepProgress:
             self._live.update(progress_table(rows, self._live.console.height))
         elif not self._quiet:
             for row in rows:
-                if row.is_done and row.id not in self._told:
-                    self._told.add(row.id)
-                    click.echo(click.style(f"· {_line(row, len(self._told), len(rows))}", dim=True), err=True)
+                if row.is_done and row.id not in self._printed:
+                    self._printed.add(row.id)
+                    click.echo(click.style(f"· {_line(row, len(self._printed), len(rows))}", dim=True), err=True)
 
     def leave(self, text: str) -> None:
         """Print *text* as the last lines, also when quiet."""

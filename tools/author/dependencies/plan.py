@@ -15,7 +15,7 @@ from tools.bots.folder import TYPESCRIPT_SUFFIXES, BotFolder
 VENDOR = "vendor"
 MODULES = "node_modules"
 COMPILED_SUFFIX = ".cjs"
-"""Of compiled TypeScript: CommonJS, whatever `type` the package.json has."""
+"""Of compiled TypeScript: CommonJS, regardless of the `type` in package.json."""
 
 ESBUILD = "0.28.2"
 _COMPILE = """

@@ -169,7 +169,7 @@ class LocalRun:
         executable: Executable,
         place: Workplace,
         write: Callable[[LogLine], None],
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         walls_seconds: float,
     ) -> None:
@@ -177,7 +177,7 @@ class LocalRun:
         self._executable = executable
         self._place = place
         self._write = write
-        self._tell = tell
+        self._report = report
         self._walls_seconds = walls_seconds
         self._signals = 0
         self._keepalive = KeepaliveFile(keepalive_of(place), _KEEPALIVE_SECONDS)
@@ -296,7 +296,7 @@ class LocalRun:
             return
         grace_seconds = STOP_SECONDS if self._signals == 1 else 0.0
         if self._signals == 1:
-            self._tell(f"stopping; it has {STOP_SECONDS:g} s, and another Ctrl-C kills it")
+            self._report(f"stopping; it has {STOP_SECONDS:g} s, and another Ctrl-C kills it")
         if self._signals <= 2:
             stop = self._stop(self._container, grace_seconds)
             self._stopping.append(asyncio.create_task(stop, name=f"stop within {grace_seconds:g} s"))
@@ -305,7 +305,7 @@ class LocalRun:
         try:
             await self._runner.stop(container, grace_seconds)
         except DockerRunnerError as error:
-            self._tell(f"it could not be stopped: {error}")
+            self._report(f"it could not be stopped: {error}")
 
     async def _abandon(self, container: ManagedContainer) -> None:
         """Remove it after a failure; if that fails too, the janitor removes it."""

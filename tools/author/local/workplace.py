@@ -1,4 +1,4 @@
-"""The folder of one local run, locked while its command or its janitor lives; and what killed ones have left."""
+"""The folder of one local run, locked while its command or its janitor runs; and what killed ones have left."""
 
 import asyncio
 import fcntl

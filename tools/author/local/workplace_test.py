@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tools.author.local.workplace import remove_abandoned
 
-# Where no engine answers: a run that lives must not even be asked about.
+# No engine answers there: the containers of an active run must not even be listed.
 NOWHERE = "unix:///nowhere.sock"
 
 
