@@ -12,6 +12,7 @@ from libs.core.errors import UserError
 from libs.core.secrets.config_masks import MASK, masked
 from libs.core.secrets.references import Kind
 from libs.core.secrets.withholding import literal_secrets
+from libs.core.store.entities import Entity
 from libs.notifications.destination import DestinationRefused, Url
 
 FIELD = "notify"
@@ -43,31 +44,28 @@ class Notice:
     """One event of one entity.
 
     Attributes:
+        entity: its config has the request and the secrets that are masked in texts.
         key: identifies it: a repetition has the same key.
-        owner: whose secrets the signature may use; "" for none.
-        config: the entity's, with the request and the secrets that are masked in texts.
         facts: what the event says. Texts in it are limited, and have no secrets of the config.
     """
 
     event: Event
-    entity_id: str
+    entity: Entity = field(repr=False)
     key: str
     at: datetime
-    owner: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def body(self, service: str) -> dict[str, Any]:
+    def body(self, service: str, owner: str) -> dict[str, Any]:
         """Return what is sent, without id and count."""
-        texts = {str(value) for value in literal_secrets(self.config)}
+        texts = {str(value) for value in literal_secrets(self.entity.config)}
         secrets = sorted((text for text in texts if len(text) >= _LEAST_SECRET_CHARACTERS), key=len, reverse=True)
         facts = {name: _harmless(value, secrets) for name, value in self.facts.items()}
         return {
             "event": str(self.event),
             "at": self.at.isoformat(),
             "service": service,
-            "entity_id": self.entity_id,
-            "owner": self.owner,
+            "entity_id": self.entity.id,
+            "owner": owner,
             **facts,
         }
 
@@ -126,7 +124,7 @@ def request_in(config: Mapping[str, Any]) -> Request | None:
 
 def id_of(notice: Notice, target: str) -> str:
     """Return the id of a notification: the same for a repetition of the event."""
-    text = f"{target}\0{notice.event}\0{notice.entity_id}\0{notice.key}"
+    text = f"{target}\0{notice.event}\0{notice.entity.id}\0{notice.key}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

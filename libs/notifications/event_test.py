@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from libs.core.config.notify_settings import EVENT_NAMES
+from libs.core.store.entities import Entity
 from libs.notifications.event import Event, Notice, RequestInvalid, id_of, request_in
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -12,7 +13,7 @@ URL = "https://hook.example/x"
 
 def notice(key: str = "k", entity_id: str = "b", **facts: Any) -> Notice:
     config = {"api_key": "hush-hush", "pin": 4711, "symbol": "BTC", "limit": 512, "ref": {"$secret": "name"}}
-    return Notice(Event.CRASHED, entity_id, key, NOW, "ann", config, facts)
+    return Notice(Event.CRASHED, Entity.of({"id": entity_id, "config": config}), key, NOW, facts)
 
 
 def test_settings_have_all_events() -> None:
@@ -21,7 +22,7 @@ def test_settings_have_all_events() -> None:
 
 def test_body_has_no_secret_of_the_config_and_no_password() -> None:
     lines = ["key hush-hush used", "pin 4711", "see https://u:pw@h/", "BTC 512 name"]
-    body = notice(last_lines=lines, detail="hush-hush").body("bot-runner")
+    body = notice(last_lines=lines, detail="hush-hush").body("bot-runner", "ann")
 
     assert body["last_lines"] == ["key ******** used", "pin ********", "see https://u:********@h/", "BTC 512 name"]
     assert body["detail"] == "********"
@@ -29,7 +30,7 @@ def test_body_has_no_secret_of_the_config_and_no_password() -> None:
 
 
 def test_texts_are_limited() -> None:
-    body = notice(last_lines=["x" * 9000] * 100, detail="y" * 9000, exit_code=3, none=None).body("s")
+    body = notice(last_lines=["x" * 9000] * 100, detail="y" * 9000, exit_code=3, none=None).body("s", "ann")
 
     assert [len(line) for line in body["last_lines"]] == [500] * 20
     assert len(body["detail"]) == 2000
@@ -37,7 +38,7 @@ def test_texts_are_limited() -> None:
 
 
 def test_lone_surrogate_of_a_bots_output_can_be_sent() -> None:
-    assert notice(detail="a\ud800b").body("s")["detail"] == "a?b"
+    assert notice(detail="a\ud800b").body("s", "ann")["detail"] == "a?b"
 
 
 def test_request_of_a_config_is_read() -> None:

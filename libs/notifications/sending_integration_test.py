@@ -19,6 +19,7 @@ from libs.core.config.notify_settings import NotifySettings
 from libs.core.secrets.providers import FileProvider
 from libs.core.secrets.resolver import SecretResolver
 from libs.core.store.client import Database, Mongo
+from libs.core.store.entities import Entity
 from libs.notifications.destination import Rules
 from libs.notifications.event import Event, Notice
 from libs.notifications.metrics import NOTIFICATIONS
@@ -97,11 +98,12 @@ def sender(database: Database, receiver: Receiver | None = None, **more: Any) ->
 
 
 def notifier(database: Database, settings: NotifySettings, **more: Any) -> Notifier:
-    return Notifier(NotificationStore(database, **more), settings, "bot-runner")
+    return Notifier(NotificationStore(database, **more), settings, "bot-runner", "custom.config.author")
 
 
 def notice(key: str, event: Event = Event.HELD, entity_id: str = "b", **config: Any) -> Notice:
-    return Notice(event, entity_id, key, datetime.now(UTC), "ann", config, {"key": key})
+    entity = Entity.of({"id": entity_id, "config": config, "custom": {"config": {"author": "ann"}}})
+    return Notice(event, entity, key, datetime.now(UTC), {"key": key})
 
 
 async def until(sending: Sender, condition: Callable[[], object]) -> None:
@@ -134,6 +136,7 @@ async def test_notification_is_signed_over_its_time_and_body(database: Database,
     content = json.loads(body)
     assert (headers["The0-Event"], headers["The0-Notification"]) == ("bot.held", content["id"])
     assert (content["event"], content["entity_id"], content["key"], content["count"]) == ("bot.held", "b", "k1", 1)
+    assert (content["service"], content["owner"]) == ("bot-runner", "ann")
 
 
 async def test_failed_ones_are_repeated_under_the_same_id_and_in_order(database: Database, receiver: Receiver) -> None:

@@ -31,4 +31,4 @@ async def notifier_of(context: WorkerContext) -> Notifier:
         version=runtime_version(),
     )
     process.lifecycle.part("notifications", sender.run)
-    return Notifier(store, given, process.service.name, queued=sender.wake.set)
+    return Notifier(store, given, process.service.name, settings.secrets.owner_field, queued=sender.wake.set)

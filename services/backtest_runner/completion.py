@@ -60,7 +60,6 @@ class Completion:
         publisher: Publisher | None,
         tell: Tell,
         notifier: NoticeQueue,
-        owner_field: str,
     ) -> None:
         self._entities = entities
         self._store = store
@@ -68,7 +67,6 @@ class Completion:
         self._publisher = publisher
         self._tell = tell
         self._notifier = notifier
-        self._owner_field = owner_field
 
     async def decide(self, state: BacktestState, outcome: Outcome, folder: Path) -> Outcome | None:
         """Write *outcome* into the document, or return the existing one. Waits without a limit.
@@ -153,9 +151,8 @@ class Completion:
 
     async def _notify_owner(self, entity: Entity, outcome: Outcome) -> None:
         facts = {"success": outcome.success, "reason": outcome.reason, "detail": outcome.error}
-        owner, key = entity.owner(self._owner_field), outcome.run_id
         with isolated("notify of backtest"):
-            await self._notifier.put(Notice(Event.DONE, entity.id, key, outcome.ended_at, owner, entity.config, facts))
+            await self._notifier.put(Notice(Event.DONE, entity, outcome.run_id, outcome.ended_at, facts))
 
     async def _unstage(self, backtest_id: str, run_id: str = "") -> None:
         """Remove staged objects of attempts; with *run_id* only of that one."""

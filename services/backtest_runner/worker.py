@@ -185,7 +185,6 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
         publisher=publisher,
         tell=context.wake_ups,
         notifier=await notifier_of(context),
-        owner_field=context.settings.secrets.owner_field,
     )
 
 

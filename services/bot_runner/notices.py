@@ -21,13 +21,11 @@ class BotNotices:
     """Queues notices of what happens to the bots. Every call may be repeated: a repetition is recognised.
 
     Args:
-        owner_field: the field of a document that names its owner.
         clock: MongoDB's time, as in the starts of containers and in the holds.
     """
 
-    def __init__(self, notifier: NoticeQueue, owner_field: str, clock: Callable[[], float]) -> None:
+    def __init__(self, notifier: NoticeQueue, clock: Callable[[], float]) -> None:
         self._notifier = notifier
-        self._owner_field = owner_field
         self._clock = clock
         self._recovered: dict[str, str] = {}
         self._held: dict[str, datetime] = {}
@@ -104,7 +102,5 @@ class BotNotices:
             del self._held[gone]
 
     async def _put(self, entity: Entity, event: Event, key: str, at: datetime, facts: Mapping[str, object]) -> None:
-        owner = entity.owner(self._owner_field)
         version = {"version": entity.version} if entity.version else {}
-        notice = Notice(event, entity.id, key, at, owner, entity.config, {**version, **facts})
-        await self._notifier.put(notice)
+        await self._notifier.put(Notice(event, entity, key, at, {**version, **facts}))

@@ -36,7 +36,7 @@ def queue() -> Queue:
 
 @pytest.fixture
 def notices(queue: Queue) -> BotNotices:
-    return BotNotices(queue, "custom.config.author", NOW.timestamp)
+    return BotNotices(queue, NOW.timestamp)
 
 
 def bot(holds: Holds | None = None, **config: Any) -> Entity:
@@ -56,8 +56,8 @@ async def test_crash_is_reported_with_its_reason_and_last_lines(queue: Queue, no
     await notices.crashed(bot(pace=1), ended, "exit code 3")
 
     [notice] = queue.notices
-    assert (notice.event, notice.key, notice.at, notice.owner) == (Event.CRASHED, "r1", NOW, "ann")
-    assert notice.config == {"pace": 1}
+    assert (notice.event, notice.key, notice.at, notice.entity.id) == (Event.CRASHED, "r1", NOW, "b")
+    assert notice.entity.config == {"pace": 1}
     assert notice.facts == {
         "version": "1.2",
         "reason": "error",
@@ -135,7 +135,7 @@ async def test_second_hold_is_reported_again_and_a_removed_bot_is_forgotten(queu
 
 
 async def test_unknown_bot_is_not_reported(queue: Queue) -> None:
-    notices = BotNotices(queue, "owner", time.time)
+    notices = BotNotices(queue, time.time)
     ended = Ended(container(), 1, False, EndReason.ERROR, None, None)
     await notices.crashed(None, ended, "")
     await notices.held(None)

@@ -77,7 +77,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             entities=context.entities,
             records=records(owned),
             revisions=RevisionLog(revisions, settings.secrets.owner_field),
-            notices=BotNotices(notifier, settings.secrets.owner_field, context.leases.now),
+            notices=BotNotices(notifier, context.leases.now),
             quotas=context.quotas,
             window_seconds=settings.containers.health_window_seconds,
             stop_grace_seconds=settings.containers.stop_grace_seconds,

@@ -45,14 +45,12 @@ class RunRecords(RunHistory):
         leases: LeaseStore,
         output: Output,
         notifier: NoticeQueue,
-        owner_field: str,
     ) -> None:
         super().__init__(recorder, segment_id=segment_id, epoch=epoch, runs=runs)
         self._runs = runs
         self._live_runs = LiveRuns(runs, leases)
         self._output = output
         self._notifier = notifier
-        self._owner_field = owner_field
         self._beginnings = Gathered(self._begin, _MOST_BEGINNINGS)
 
     def follow(self, container: ManagedContainer) -> None:
@@ -107,11 +105,8 @@ class RunRecords(RunHistory):
         """Record that a run has ended, or was never started; notify of a missed one."""
         await self.ended(state.entity, firing.run_id, result, result.at, **_of_firing(firing))
         if result.reason == Dropped.MISFIRE:
-            entity, facts = state.entity, {"scheduled_at": utc(firing.at), "detail": result.message}
-            owner = entity.owner(self._owner_field)
-            await self._notifier.put(
-                Notice(Event.MISSED, entity.id, str(firing.at), result.at, owner, entity.config, facts)
-            )
+            facts = {"scheduled_at": utc(firing.at), "detail": result.message}
+            await self._notifier.put(Notice(Event.MISSED, state.entity, str(firing.at), result.at, facts))
 
     async def stray_ended(self, ended: Ended, *, deleted: bool) -> None:
         """Record the end of a container without a firing; *deleted*: because its schedule is gone."""

@@ -117,7 +117,6 @@ def segment_kit(
         leases=leases,
         output=output,
         notifier=notifier,
-        owner_field=executables.settings.owner_field,
     )
     return ScheduleKit(
         owned=owned,

@@ -258,8 +258,7 @@ class BacktestRig:
             bucket=self.bucket,
             publisher=publisher,
             tell=self,
-            notifier=Notifier(self.notifications, self.notify, "backtest-runner"),
-            owner_field="custom.config.author",
+            notifier=Notifier(self.notifications, self.notify, "backtest-runner", OWNER_FIELD),
         )
         return segment_pool(
             owned,

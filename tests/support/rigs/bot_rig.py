@@ -185,7 +185,7 @@ class BotRig:
             entities=self.entities,
             records=self.records(host, owned.lease, death=death),
             revisions=RevisionLog(self.revisions, OWNER_FIELD),
-            notices=BotNotices(self._notifier(death), OWNER_FIELD, time.time),
+            notices=BotNotices(self._notifier(death), time.time),
             quotas=self.quotas(),
             window_seconds=10.0,
             stop_grace_seconds=self.stop_grace_seconds,
@@ -197,7 +197,7 @@ class BotRig:
 
     def _notifier(self, death: Death) -> Notifier:
         store: Any = Mortal(self.notifications, death, "put")
-        return Notifier(store, self.notify, "bot-runner")
+        return Notifier(store, self.notify, "bot-runner", OWNER_FIELD)
 
     def _made(self, container: ManagedContainer) -> None:
         if sum(len(host.alive(container.id)) for host in self._hosts) > 1:

@@ -136,7 +136,7 @@ class ScheduleRig:
             leases=self.leases,
             quotas=self.quotas(),
             output=host,
-            notifier=Notifier(self.notifications, self.notify, "bot-scheduler"),
+            notifier=Notifier(self.notifications, self.notify, "bot-scheduler", OWNER_FIELD),
             stop_grace_seconds=30.0,
             clock=clock,
             engine_clock=clock,
