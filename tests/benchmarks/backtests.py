@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,11 @@ from pathlib import Path
 import docker
 
 from libs.core.process.service import BACKTEST_RUNNER
+from tests.benchmarks.with_engine import with_engine
 from tests.support.eventually import eventually
 from tests.support.rigs.backtests import Backtests, listening
 from tests.support.rigs.deployment import deployment
-from tools.engine.ensure import Engine, ensure_engine
-from tools.images.ensure import ensure_images
+from tools.engine.ensure import Engine
 
 TARGET_RATIO = 0.85
 POOL = 8
@@ -129,20 +128,12 @@ def _bare(engine: Engine, code: Path, number: int) -> float:
     return time.perf_counter() - begun
 
 
-async def run(backtests: int) -> Figures:
-    """Measure in a folder that is removed afterwards."""
-    engine = await ensure_engine()
-    await ensure_images(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        return await measure(Path(folder), engine, backtests)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backtests", type=int, default=96, help="how many are timed (%(default)s)")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     arguments = parser.parse_args()
-    figures = asyncio.run(run(arguments.backtests))
+    figures = asyncio.run(with_engine(lambda folder, engine: measure(folder, engine, arguments.backtests)))
     if arguments.output == "json":
         print(json.dumps({**asdict(figures), "ratio": figures.ratio}))
     else:

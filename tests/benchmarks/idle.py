@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,9 @@ from pathlib import Path
 from libs.core.process.service import SERVICES, ServiceDefinition
 from tests.benchmarks import as_in_image
 from tests.benchmarks.process_usage import processor_seconds, resident_mb
+from tests.benchmarks.with_engine import with_engine
 from tests.support.rigs.deployment import deployment
-from tools.engine.ensure import Engine, ensure_engine
-from tools.images.ensure import ensure_images
+from tools.engine.ensure import Engine
 from tools.stack.process import BackgroundProcess
 
 TARGET_MB = 100.0
@@ -84,20 +83,12 @@ async def _import_seconds(folder: Path) -> float:
     return time.perf_counter() - begun
 
 
-async def run(seconds: float) -> list[Figures]:
-    """Measure in a folder that is removed afterwards."""
-    engine = await ensure_engine()
-    await ensure_images(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        return await measure(Path(folder), engine, seconds)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each is watched (%(default)s)")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     arguments = parser.parse_args()
-    measured = asyncio.run(run(arguments.seconds))
+    measured = asyncio.run(with_engine(lambda folder, engine: measure(folder, engine, arguments.seconds)))
     if arguments.output == "json":
         print(json.dumps([asdict(one) for one in measured]))
     else:

@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +31,11 @@ from typing import Any
 
 import docker
 
+from tests.benchmarks.with_engine import with_engine
 from tests.support.eventually import eventually
 from tests.support.rigs.deployment import Deployment, deployment
 from tests.support.rigs.platform import zipped
-from tools.engine.ensure import Engine, ensure_engine
-from tools.images.ensure import ensure_images
+from tools.engine.ensure import Engine
 
 TARGET_SECONDS = 1.0
 REPORTED_WITHIN_SECONDS = 0.25
@@ -227,20 +226,12 @@ def _bare(engine: Engine, number: int) -> float:
         client.close()
 
 
-async def run(bots: int) -> Figures:
-    """Measure in a folder that is removed afterwards."""
-    engine = await ensure_engine()
-    await ensure_images(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        return await measure(Path(folder), engine, bots)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bots", type=int, default=30, help="how many run on the worker (%(default)s)")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     arguments = parser.parse_args()
-    figures = asyncio.run(run(arguments.bots))
+    figures = asyncio.run(with_engine(lambda folder, engine: measure(folder, engine, arguments.bots)))
     if arguments.output == "json":
         print(json.dumps(asdict(figures)))
     else:

@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any
 import aiohttp
 
 from tests.benchmarks.starts import percentile
+from tests.benchmarks.with_engine import with_engine
 from tests.support.eventually import eventually
 from tests.support.rigs.deployment import deployment
 from tests.support.rigs.platform import zipped
 from tests.support.sdk import sdk_files
-from tools.engine.ensure import Engine, ensure_engine
-from tools.images.ensure import ensure_images
+from tools.engine.ensure import Engine
 from tools.stack.ports import free_port
 
 TARGET_MILLISECONDS = 50.0
@@ -131,20 +130,12 @@ async def _timed(session: aiohttp.ClientSession, method: str, url: str, count: i
     return found
 
 
-async def run(queries: int) -> Figures:
-    """Measure in a folder that is removed afterwards."""
-    engine = await ensure_engine()
-    await ensure_images(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        return await measure(Path(folder), engine, queries)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=500, help="how many one after the other (%(default)s)")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     arguments = parser.parse_args()
-    figures = asyncio.run(run(arguments.queries))
+    figures = asyncio.run(with_engine(lambda folder, engine: measure(folder, engine, arguments.queries)))
     if arguments.output == "json":
         print(json.dumps(asdict(figures)))
     else:

@@ -13,7 +13,6 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from typing import Any
 
 import docker
 
+from tests.benchmarks.with_engine import with_engine
 from tests.support.eventually import eventually
 from tests.support.rigs.deployment import Deployment, deployment
 from tests.support.rigs.platform import zipped
-from tools.engine.ensure import Engine, ensure_engine
-from tools.images.ensure import ensure_images
+from tools.engine.ensure import Engine
 
 TARGET_P50_RATIO = 1.5
 TARGET_P95_RATIO = 2.5
@@ -184,20 +183,14 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text[:26].rstrip("Z")).replace(tzinfo=UTC).timestamp()
 
 
-async def run(starts: int) -> list[Figures]:
-    """Measure in a folder that is removed afterwards."""
-    engine = await ensure_engine()
-    await ensure_images(engine)
-    with tempfile.TemporaryDirectory() as folder:
-        return await measure(Path(folder), engine, starts, (PYTHON, NODE))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=30, help="bots of each runtime (%(default)s)")
     parser.add_argument("--output", choices=["text", "json"], default="text")
     arguments = parser.parse_args()
-    measured = asyncio.run(run(arguments.starts))
+    measured = asyncio.run(
+        with_engine(lambda folder, engine: measure(folder, engine, arguments.starts, (PYTHON, NODE)))
+    )
     if arguments.output == "json":
         print(json.dumps({one.language: {"p50": one.ratio(50), "p95": one.ratio(95)} for one in measured}))
     else:
