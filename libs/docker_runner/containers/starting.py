@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from libs.core.aio.key_locks import KeyLocks
 from libs.core.aio.threads import Threads
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span, traceparent
@@ -92,7 +93,8 @@ class Starter:
         self._narrowed = narrowed
         self._state_keeper = state_keeper
         self._parallel = asyncio.Semaphore(settings.parallel_starts)
-        self._names: dict[str, tuple[asyncio.Lock, int]] = {}
+        # The second start of a name must see the container of the first one.
+        self._names = KeyLocks()
 
     async def start(self, executable: Executable) -> ManagedContainer:
         """Return the running container of *executable*."""
@@ -115,7 +117,7 @@ class Starter:
             return code.etag
 
     async def _start(self, executable: Executable, name: str) -> ManagedContainer:
-        async with self._only(name), self._claimed(executable) as claim:
+        async with self._names.of(name), self._claimed(executable) as claim:
             with span("find image"):
                 await self._images.ensure(executable.placement.image)
             token = new_token()
@@ -277,21 +279,6 @@ class Starter:
             # A pin that stays is dropped later, when no container has its name.
             with isolated("release code"):
                 await self._code.release(holder_of(name, token))
-
-    @asynccontextmanager
-    async def _only(self, name: str) -> AsyncIterator[None]:
-        """Serialize the starts of a name: the second one must see the container of the first one."""
-        lock, waiting = self._names.get(name, (asyncio.Lock(), 0))
-        self._names[name] = (lock, waiting + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._names[name]
-            if waiting == 1:
-                del self._names[name]
-            else:
-                self._names[name] = (lock, waiting - 1)
 
 
 def holder_of(name: str, token: str) -> str:

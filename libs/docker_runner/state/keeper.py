@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from prometheus_client import Counter
 
+from libs.core.aio.key_locks import KeyLocks
 from libs.core.aio.threads import Threads
 from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
@@ -90,8 +91,8 @@ class StateKeeper:
         self._problems: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._superseded: set[str] = set()
-        self._saving: dict[str, asyncio.Lock] = {}
-        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused, self._saving)
+        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused)
+        self._saving = KeyLocks()
 
     def open(self, folders: RunFolders) -> None:
         """Use these *folders*. Call it first."""
@@ -230,7 +231,7 @@ class StateKeeper:
             known.pop(container.token, None)
 
     async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
-        async with self._saving.setdefault(folder.token, asyncio.Lock()), self._parallel:
+        async with self._saving.of(folder.token), self._parallel:
             await self._note_problem(folder, entity_id)
             seen = await self._threads.run(_seen, folder)
             if seen is None or self._done.get(folder.token) == seen:

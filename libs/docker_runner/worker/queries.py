@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from libs.core.aio.key_locks import KeyLocks
 from libs.core.config.query_settings import QuerySettings
 from libs.core.errors import Retryable, RuntimeFault, UserError
 from libs.core.observability.log import get_logger
@@ -102,7 +103,7 @@ class WorkerQueries:
         self._open: Counter[str] = Counter()
         self._containers = 0
         self._sessions: dict[str, _Open] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening = KeyLocks()
         self._swept_at = float("-inf")
         self._late: set[asyncio.Task[None]] = set()
 
@@ -185,8 +186,7 @@ class WorkerQueries:
 
     async def _session(self, query: Query) -> _Open | None:
         """Return a session with the bot; None when it does not run."""
-        lock = self._opening.setdefault(query.entity_id, asyncio.Lock())
-        async with lock:
+        async with self._opening.of(query.entity_id):
             found = self._sessions.get(query.entity_id)
             if found is not None and found.unanswered >= _MOST_UNANSWERED:
                 log.info("restarting a query process that hangs", container=found.container.name)
@@ -286,15 +286,21 @@ class WorkerQueries:
     # --- upkeep
 
     async def _look(self) -> None:
-        now = self._clock()
-        for entity_id, found in list(self._sessions.items()):
-            is_unused = found.session.is_idle and now - found.used_at > self._settings.idle_seconds
-            if found.session.is_over or is_unused:
-                await self._close(entity_id)
-                self._opening.pop(entity_id, None)
-        if now - self._swept_at > _SWEEP_SECONDS:
+        await self._look_at_sessions()
+        if self._clock() - self._swept_at > _SWEEP_SECONDS:
             await self._sweep()
-            self._swept_at = now
+            self._swept_at = self._clock()
+
+    async def _look_at_sessions(self) -> None:
+        """Close those that have ended, or were not used for a time."""
+        for entity_id in list(self._sessions):
+            async with self._opening.of(entity_id):
+                found = self._sessions.get(entity_id)
+                if found is None:
+                    continue
+                is_unused = found.session.is_idle and self._clock() - found.used_at > self._settings.idle_seconds
+                if found.session.is_over or is_unused:
+                    await self._close(entity_id)
 
     async def _sweep(self) -> None:
         """Remove containers that answered a question and whose worker died."""
