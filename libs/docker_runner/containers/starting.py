@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from libs.docker_runner.errors import (
 from libs.docker_runner.executable import Executable, Network, script_files
 from libs.docker_runner.sandbox import container_spec as sandbox
 from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts
-from libs.docker_runner.sandbox.network import BotNetwork
+from libs.docker_runner.sandbox.network import Attachment, BotNetwork
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.state.keeper import StateKeeper
 
@@ -127,7 +127,8 @@ class Starter:
             used = False
             try:
                 await self._threads.run(check_script, code.path, executable.script, executable.runtime)
-                await self._linked(code)
+                with _files_of_start():
+                    await self._threads.run(link_result, code.path)
                 with span("fetch data"):
                     data = await self._data.fetch(executable.data, holder)
                 async with self._parallel:
@@ -144,35 +145,7 @@ class Starter:
 
     async def _made(self, attempt: _Attempt) -> ManagedContainer:
         executable = attempt.executable
-        # Before anything is created: an unknown secret leaves nothing behind.
-        resolved = await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
-        attachment = None
-        if executable.placement.network is Network.BRIDGE:
-            attachment = await self._network.ensure(self._folders.entrypoints)
-        try:
-            paths = await self._threads.run(
-                self._folders.create,
-                executable,
-                attempt.name,
-                attempt.token,
-                attempt.code.path,
-                # The bot's span is a child of its start. The event's span is used by callers without a span.
-                traceparent() or executable.traceparent,
-                resolved if resolved.values else None,
-            )
-        except OSError as error:
-            raise DiskUnavailable("the files of a start", error) from error
-        paths = replace(paths, data=attempt.data)
-        state = await attempt.claim
-        if self._state_keeper is not None and state is not None and paths.state is not None:
-            await self._state_keeper.restore(executable.id, state.latest, StateFolder(paths.state, attempt.token))
-        secrets = ""
-        if resolved.values:
-            references = references_in(executable.config)
-            secrets = await self._threads.run(label_of, references, executable.owner, resolved.values, attempt.token)
-        self._masks.remember(attempt.token, resolved.values)
-        if executable.egress is not None and paths.hosts is not None:
-            await self._opened(executable.egress, attempt.token, paths.hosts)
+        paths, attachment, secrets = await self._prepared(attempt)
         for _ in range(_ROUNDS):
             try:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
@@ -205,25 +178,43 @@ class Starter:
                 raise StartFailed(attempt.name, error.message) from error
         raise StartFailed(attempt.name, f"its name was taken again {_ROUNDS} times")
 
-    async def _linked(self, code: FetchedCode) -> None:
-        try:
-            await self._threads.run(link_result, code.path)
-        except OSError as error:
-            raise DiskUnavailable("the files of a start", error) from error
-
-    async def _opened(self, egress: str, token: str, hosts: Path) -> None:
-        try:
-            with span("open hosts"):
-                await self._narrowed.admit(egress, token, hosts, self._folders.entrypoints)
-        except OSError as error:
-            raise DiskUnavailable("the files of a start", error) from error
+    async def _prepared(self, attempt: _Attempt) -> tuple[sandbox.Paths, Attachment | None, str]:
+        """Return the files of a start, its attachment to the network, and its label about secrets."""
+        executable = attempt.executable
+        # Before anything is created: an unknown secret leaves nothing behind.
+        resolved = await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
+        attachment = None
+        if executable.placement.network is Network.BRIDGE:
+            attachment = await self._network.ensure(self._folders.entrypoints)
+        with _files_of_start():
+            paths = await self._threads.run(
+                self._folders.create,
+                executable,
+                attempt.name,
+                attempt.token,
+                attempt.code.path,
+                # The bot's span is a child of its start. The event's span is used by callers without a span.
+                traceparent() or executable.traceparent,
+                resolved if resolved.values else None,
+            )
+        paths = replace(paths, data=attempt.data)
+        state = await attempt.claim
+        if self._state_keeper is not None and state is not None and paths.state is not None:
+            await self._state_keeper.restore(executable.id, state.latest, StateFolder(paths.state, attempt.token))
+        secrets = ""
+        if resolved.values:
+            references = references_in(executable.config)
+            secrets = await self._threads.run(label_of, references, executable.owner, resolved.values, attempt.token)
+        self._masks.remember(attempt.token, resolved.values)
+        if executable.egress is not None and paths.hosts is not None:
+            with span("open hosts"), _files_of_start():
+                await self._narrowed.admit(executable.egress, attempt.token, paths.hosts, self._folders.entrypoints)
+        return paths, attachment, secrets
 
     async def _told(self, paths: sandbox.Paths, executable: Executable, user: int, query_user: int | None) -> None:
-        try:
-            state_bytes = self._settings.state_bytes
+        state_bytes = self._settings.state_bytes
+        with _files_of_start():
             await self._threads.run(self._folders.tell_init, paths, executable, user, state_bytes, query_user)
-        except OSError as error:
-            raise DiskUnavailable("the files of a start", error) from error
 
     async def _started(self, attempt: _Attempt, container_id: str, labels: dict[str, str]) -> ManagedContainer:
         try:
@@ -302,3 +293,11 @@ def check_script(code: Path, script: str, runtime: str) -> None:
         if os.path.isfile(path):
             return
     raise EntrypointMissing(script, "is not in the bot's archive")
+
+
+@contextmanager
+def _files_of_start() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskUnavailable("the files of a start", error) from error
