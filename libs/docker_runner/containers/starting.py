@@ -151,7 +151,7 @@ class Starter:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
                     count = 1 if executable.query is None else 2
-                    async with self._admission.admitted_users(executable.room, count) as (user, *others):
+                    async with self._admission.admitted(executable.room, count) as (user, *others):
                         query_user = others[0] if others else None
                         await self._told(paths, executable, user, query_user)
                         body = sandbox.container_body(

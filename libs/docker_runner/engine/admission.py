@@ -62,20 +62,14 @@ class Admission:
         self._rounds: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def admitted(self, request: RoomRequest) -> AsyncIterator[int]:
-        """Reserve room for the container of *request* during the block: create it there, with the returned user.
+    async def admitted(self, request: RoomRequest, count: int = 1) -> AsyncIterator[Sequence[int]]:
+        """Reserve room for the container of *request* during the block: create it there, for *count* users.
 
         Raises:
             NoRoom: the engine has too little room; nothing is reserved.
-            NoUser: all users are taken; nothing is reserved.
+            NoUser: too few users are free; nothing is reserved.
             EngineUnavailable, EngineLockUnavailable: the room is unknown.
         """
-        async with self.admitted_users(request, 1) as (user,):
-            yield user
-
-    @asynccontextmanager
-    async def admitted_users(self, request: RoomRequest, count: int) -> AsyncIterator[Sequence[int]]:
-        """As :meth:`admitted`, with *count* users."""
         ticket = _Ticket(request, count)
         self._queue.append(ticket)
         if self._rounds is None or self._rounds.done():

@@ -63,7 +63,7 @@ async def test_concurrent_requests_get_users_of_their_own_until_all_are_taken(tm
     engine = FakeEngine(other)
 
     async def ask(name: str) -> int:
-        async with subject.admitted(request(name)) as user:
+        async with subject.admitted(request(name)) as (user,):
             engine.containers.append(replace(container(name), user=user))
             return user
 
@@ -183,7 +183,7 @@ async def test_container_with_queries_gets_two_users_or_none(tmp_path: Path) -> 
     engine = FakeEngine(replace(container("other"), user=30_001, query_user=30_002))
 
     async def ask(name: str) -> Sequence[int]:
-        async with subject.admitted_users(request(name), 2) as users:
+        async with subject.admitted(request(name), 2) as users:
             engine.containers.append(replace(container(name), user=users[0], query_user=users[1]))
             return users
 
