@@ -353,14 +353,16 @@ class DockerRunner:
         labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
         if segment is not None:
             labels[Label.SEGMENT] = str(segment)
-        found = [replace(c, refused=self._refused(c)) for c in await self._engine.list(labels)]
-        if (states := self._state_keeper) is not None:
-            found = [replace(c, state_problem=problem) if (problem := states.problem(c)) else c for c in found]
-        return [replace(c, state=ContainerState.EXITED) if self._states.is_over(c.container_id) else c for c in found]
+        return [self._as_known(container) for container in await self._engine.list(labels)]
 
-    def _refused(self, container: ManagedContainer) -> Sequence[str]:
-        known = self._network if container.egress is None else self._narrowed
-        return known.refused(container.token)
+    def _as_known(self, container: ManagedContainer) -> ManagedContainer:
+        """Return a listed container with what this process knows of it."""
+        if self._states.is_over(container.container_id):
+            container = replace(container, state=ContainerState.EXITED)
+        network = self._network if container.egress is None else self._narrowed
+        refused = network.refused(container.token)
+        problem = self._state_keeper.problem(container) if self._state_keeper is not None else ""
+        return replace(container, refused=refused, state_problem=problem) if refused or problem else container
 
     async def inspect(self, container: ManagedContainer) -> ManagedContainer | None:
         """Return *container*'s current state with its times; None when it is gone."""
