@@ -29,6 +29,7 @@ from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable, Network, to_json
 from libs.docker_runner.sandbox.container_spec import STATE as STATE_FOLDER
 from libs.docker_runner.sandbox.container_spec import STATE_FILES, Paths, code_mount
+from libs.docker_runner.state.folder import StateFolder, StateOf
 from libs.docker_runner.usage.stats import Stats
 
 # The init's notes have one level and a dozen values.
@@ -39,8 +40,6 @@ _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
 _HOSTS = "hosts"
 _STATE = "state"
-_STATE_OF = "state.json"
-_RESTORED = "restore.tar"
 
 _REPORTING = ("result", "written")
 
@@ -85,46 +84,6 @@ class References:
 
     config: Mapping[str, object]
     owner: str
-
-
-@dataclass(frozen=True)
-class StateOf:
-    """Whose state is in a folder."""
-
-    entity_id: str
-    service: str
-    segment: int
-    run_id: str
-
-
-@dataclass(frozen=True)
-class StateFolder:
-    """The folder that the worker shares with the init of one start, for archives of the bot's state."""
-
-    path: Path
-    token: str
-
-    @property
-    def restored(self) -> Path:
-        """What the container begins with, a tar from the worker."""
-        return self.path / _RESTORED
-
-    @property
-    def saved(self) -> Path:
-        """The latest tar from the init, which is replaced as a whole; hostile."""
-        return self.path / "saved"
-
-    @property
-    def problem(self) -> Path:
-        """One word of the init about why there is no newer one; hostile."""
-        return self.path / "problem"
-
-    def about(self) -> StateOf | None:
-        """Return whose state it is; None when the folder is removed."""
-        try:
-            return StateOf(**json.loads((self.path.parent / _STATE_OF).read_text()))
-        except FileNotFoundError:
-            return None
 
 
 class RunFolders:
@@ -187,7 +146,7 @@ class RunFolders:
             self._write_secrets(folder, closed, executable, resolved)
         narrowed = executable.egress is not None and executable.placement.network is Network.BRIDGE
         hosts = folder / _HOSTS if narrowed else None
-        state = folder / _STATE if executable.has_state else None
+        state = StateFolder(folder / _STATE, token) if executable.has_state else None
         paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts, state=state)
         paths.spec.mkdir()
         spec = {
@@ -209,11 +168,7 @@ class RunFolders:
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
         if state is not None:
-            of = StateOf(executable.id, executable.service, executable.segment, executable.run_id)
-            _write(folder / _STATE_OF, json.dumps(vars(of)).encode(), 0o600)
-            state.mkdir()
-            # As for the outcome. The init replaces files in it.
-            state.chmod(0o777)
+            state.create(StateOf(executable.id, executable.service, executable.segment, executable.run_id))
         return paths
 
     @staticmethod
@@ -238,7 +193,7 @@ class RunFolders:
             "state_bytes": state_bytes,
             "state_files": STATE_FILES,
             "state_kept": int(executable.keeps_state),
-            "state_restored": int(paths.state is not None and (paths.state / _RESTORED).exists()),
+            "state_restored": int(paths.state is not None and paths.state.restored.exists()),
         }
         if query_user is not None:
             init["query_uid"] = query_user

@@ -20,7 +20,7 @@ from libs.docker_runner.code.result_link import link_result
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
 from libs.docker_runner.containers.names import new_token
-from libs.docker_runner.containers.run_folders import RunFolders, StateFolder
+from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
 from libs.docker_runner.data.source import DataSource
@@ -200,7 +200,7 @@ class Starter:
         paths = replace(paths, data=attempt.data)
         state = await attempt.claim
         if self._state_keeper is not None and state is not None and paths.state is not None:
-            await self._state_keeper.restore(executable.id, state.latest, StateFolder(paths.state, attempt.token))
+            await self._state_keeper.restore(executable.id, state.latest, paths.state)
         secrets = ""
         if resolved.values:
             references = references_in(executable.config)

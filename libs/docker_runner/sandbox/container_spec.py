@@ -13,6 +13,7 @@ from libs.docker_runner.containers.container import Label
 from libs.docker_runner.executable import Entrypoint, Executable, Limits, Network
 from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.folder import StateFolder
 
 BASE = "/run/the0"
 # Accessible only to root of the container: the bot is another user.
@@ -64,7 +65,7 @@ class Paths:
     """The bot's ``/etc/hosts``; None for the engine's own."""
     data: Mapping[str, Path] = field(default_factory=dict)
     """Data sets by name: each a file or a folder."""
-    state: Path | None = None
+    state: StateFolder | None = None
     """The folder for archives of its state; None when that is not kept."""
 
 
@@ -252,7 +253,7 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
     ]
     mounts += [_bind(path, f"{DATA}/{name}") for name, path in sorted(paths.data.items())]
     if paths.state is not None:
-        mounts.append(_bind(paths.state, f"{PRIVATE}/state", writable=True))
+        mounts.append(_bind(paths.state.path, f"{PRIVATE}/state", writable=True))
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
     if paths.hosts is not None:

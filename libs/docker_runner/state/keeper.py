@@ -21,10 +21,11 @@ from libs.core.observability.tracing import span
 from libs.core.process.isolation import isolated, repeat
 from libs.core.saved_state import SavedState, StateVersion
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.containers.run_folders import RunFolders, StateFolder, open_regular
+from libs.docker_runner.containers.run_folders import RunFolders, open_regular
 from libs.docker_runner.errors import StateFenced, StateUnavailable, StateUnsaved
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.state.archives import StateContent, StateLimits, StateRefused, compress, expand
+from libs.docker_runner.state.folder import StateFolder
 from libs.docker_runner.state.versions import StateVersions
 
 log = get_logger(__name__)

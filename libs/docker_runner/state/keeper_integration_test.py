@@ -20,7 +20,7 @@ from libs.core.store.client import Database, Mongo
 from libs.core.store.saved_states import SavedStateStore
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.containers.names import container_name, run_folder
-from libs.docker_runner.containers.run_folders import RunFolders, StateFolder
+from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.errors import StateFenced, StateUnavailable, StateUnsaved
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
 from libs.docker_runner.state.archives import StateFile, StateLimits, files_in, tar_of
@@ -111,9 +111,9 @@ class Host:
         )
         paths = self.folders.create(executable, container.name, container.token, Path("/code"))
         assert paths.state is not None
-        folder = StateFolder(paths.state, container.token)
-        await self.keeper.restore(executable.id, claimed.latest if claimed is not None else None, folder)
-        return container, content_of(folder.restored.read_bytes()) if folder.restored.exists() else {}
+        await self.keeper.restore(executable.id, claimed.latest if claimed is not None else None, paths.state)
+        restored = paths.state.restored
+        return container, content_of(restored.read_bytes()) if restored.exists() else {}
 
     def write(self, container: ManagedContainer, **contents: str) -> None:
         """Put an archive where the init does."""
