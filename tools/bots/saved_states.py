@@ -131,7 +131,7 @@ class SavedStates:
                 content = _compressed(tar_of(files.values(), time.time()), path, self._limits)
             except StateRefused as error:
                 raise StateFileRejected(f"the state {error.reason}") from error
-            version = await self._versions.save(
+            saved = await self._versions.save(
                 entity_id,
                 path,
                 content,
@@ -140,10 +140,10 @@ class SavedStates:
                 origin=origin,
                 may_save=lambda state: (state.number, state.run_id) == (before.number, before.run_id),
             )
-            if version is None:
+            if saved is None:
                 raise StateChanged(f"the state of {entity_id!r} was changed meanwhile; nothing is written, try again")
-            await self._versions.renew_copy(entity_id, version, path)
-        return version
+            await self._versions.renew_copy(entity_id, saved.version, path)
+        return saved.version
 
 
 def with_value(name: bytes, value: object) -> Callable[[Files], Files]:

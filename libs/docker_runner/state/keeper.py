@@ -92,7 +92,9 @@ class StateKeeper:
         self._problems: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._superseded: set[str] = set()
-        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused)
+        # The key of the version of which this process has made the copy for readers outside.
+        self._copied: dict[str, str] = {}
+        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused, self._copied)
         self._saving = KeyLocks()
 
     def open(self, folders: RunFolders) -> None:
@@ -238,17 +240,16 @@ class StateKeeper:
             if seen is None or self._done.get(folder.token) == seen:
                 return
             with span("save state"):
-                outcome = await self._saved(folder, entity_id, run_id, epoch, is_first=folder.token not in self._done)
+                outcome = await self._saved(folder, entity_id, run_id, epoch)
             SAVES.labels(outcome).inc()
             self._done[folder.token] = seen
 
-    async def _saved(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int, *, is_first: bool) -> str:
+    async def _saved(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> str:
         """Return how the save ended, in a word."""
         packed = folder.path.parent / f"save-{os.urandom(4).hex()}.tar.gz"
         try:
             content = await self._threads.run(self._compressed, folder, packed)
-            before = await self._versions.pointers.read(entity_id)
-            version = await self._versions.save(
+            saved = await self._versions.save(
                 entity_id,
                 packed,
                 content,
@@ -257,16 +258,16 @@ class StateKeeper:
                 origin="run",
                 may_save=lambda state: state.may_save(run_id, epoch),
             )
-            if version is None:
+            if saved is None:
                 log.info("state not saved: another run continues it, or it was removed", id=entity_id, run=run_id)
                 self._superseded.add(folder.token)
                 return "superseded"
-            is_new = before is None or before.latest is None or before.latest.key != version.key
-            # An earlier process may have died before it renewed the copy.
-            if is_new or is_first:
-                await self._versions.renew_copy(entity_id, version, packed)
-            if is_new:
-                SAVED_BYTES.inc(version.archive_bytes)
+            # Also of an earlier version: the save that made it may have failed, or its process died, before the copy.
+            if self._copied.get(folder.token) != saved.version.key:
+                await self._versions.renew_copy(entity_id, saved.version, packed)
+                self._copied[folder.token] = saved.version.key
+            if saved.is_new:
+                SAVED_BYTES.inc(saved.version.archive_bytes)
         except StateRefused as error:
             log.warning("state of a container is refused; the last version is kept", id=entity_id, reason=error.reason)
             self._refused[folder.token] = f"its archive {error.reason}"
@@ -276,7 +277,7 @@ class StateKeeper:
             raise StateUnsaved(entity_id, str(error)) from error
         else:
             self._refused.pop(folder.token, None)
-            return "saved" if is_new else "unchanged"
+            return "saved" if saved.is_new else "unchanged"
         finally:
             for left in folder.path.parent.glob(f"{packed.name}*"):
                 left.unlink(missing_ok=True)

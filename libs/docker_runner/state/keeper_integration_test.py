@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from libs.core.saved_state import KEPT_VERSIONS, SavedState
+from libs.core.storage.errors import StorageUnavailable
 from libs.core.storage.object_store import ObjectStore
 from libs.core.store.client import Database, Mongo
 from libs.core.store.saved_states import SavedStateStore
@@ -46,6 +47,17 @@ BOT = Executable(
     epoch=1,
     run_id="r1",
 )
+
+
+class Store(ObjectStore):
+    """A storage that can refuse copies."""
+
+    refuses_copies = False
+
+    async def put_file(self, bucket: str, key: str, path: Path, content_type: str = "") -> str:
+        if self.refuses_copies and key.endswith("/state.tar.gz"):
+            raise StorageUnavailable("put", "no copies now")
+        return await super().put_file(bucket, key, path, content_type)
 
 
 @dataclass
@@ -395,6 +407,26 @@ async def test_while_the_storage_is_away_the_state_stays_on_the_host(world: Worl
     healthy.folders = cut_off.folders
     await healthy.worker().save(container)
     assert await world.copied() == {"a": b"1"}
+
+
+async def test_copy_that_failed_is_made_by_the_next_attempt(world: World, s3_server: S3Server) -> None:
+    await world.create()
+    store = Store(store_of(s3_server).settings)
+    host = world.host(objects=store)
+    container, _ = await host.start(BOT)
+    host.write(container, a="1")
+    await host.keeper.save(container)
+
+    host.write(container, a="2")
+    store.refuses_copies = True
+    with pytest.raises(StateUnsaved, match="no copies now"):
+        await host.keeper.save(container)
+    store.refuses_copies = False
+    await host.keeper.save(container)
+    await store.close()
+
+    assert await world.copied() == {"a": b"2"}
+    assert [version.number for version in (await world.saved()).versions] == [1, 2]
 
 
 async def test_state_of_a_deleted_bot_is_not_saved_and_another_bot_of_its_id_begins_without(world: World) -> None:

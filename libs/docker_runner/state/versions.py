@@ -6,7 +6,7 @@ garbage collector removes, or an older copy, which the next save replaces.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +35,14 @@ class StatePointers(Protocol):
 
     async def replace(self, entity_id: str, before: SavedState, after: SavedState) -> bool:
         """Write *after* if the state is still *before*; return whether it was."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The current version after a save, and whether the save made it."""
+
+    version: StateVersion
+    is_new: bool
 
 
 class StateContended(RuntimeFault):
@@ -66,7 +74,7 @@ class StateVersions:
         epoch: int,
         origin: str,
         may_save: Callable[[SavedState], bool],
-    ) -> StateVersion | None:
+    ) -> Saved | None:
         """Make *archive*, a compressed tar with *content*, the current version.
 
         Args:
@@ -74,7 +82,7 @@ class StateVersions:
             may_save: decides by the state as it is; asked again when that changed meanwhile.
 
         Returns:
-            The current version, which is an earlier one when that has the same content; None when it may not be saved.
+            The current version, an earlier one when that has the same content; None when it may not be saved.
         """
         for _ in range(_ROUNDS):
             state = await self.pointers.read(entity_id)
@@ -82,7 +90,7 @@ class StateVersions:
                 return None
             latest = state.latest
             if latest is not None and latest.sha256 == content.sha256:
-                return latest
+                return Saved(latest, is_new=False)
             version = await self._stored(entity_id, archive, content, state, run_id, epoch, origin)
             changed, dropped = state.adding(version)
             if not run_id:
@@ -91,7 +99,7 @@ class StateVersions:
             if await self.pointers.replace(entity_id, state, changed):
                 for old in dropped:
                     await self._remove(old.key)
-                return version
+                return Saved(version, is_new=True)
             await self._remove(version.key)
         raise StateContended(f"the state of {entity_id!r} was changed {_ROUNDS} times while it was saved")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from libs.core.saved_state import SavedState, StateVersion
 from libs.docker_runner.state.archives import StateContent, StateFile, StateLimits, compress, files_in, tar_of
 from libs.docker_runner.state.keeper import StateKeeper
-from libs.docker_runner.state.versions import StateVersions
+from libs.docker_runner.state.versions import Saved, StateVersions
 from tools.author.local.workplace import Workplace
 from tools.bots.errors import BotFolderInvalid
 
@@ -75,12 +75,13 @@ class LocalStates(StateVersions):
         epoch: int,
         origin: str,
         may_save: Callable[[SavedState], bool],
-    ) -> StateVersion | None:
+    ) -> Saved | None:
         """Replace the content of the folder by that of *archive*."""
-        if self._version is None or self._version.sha256 != content.sha256:
-            await asyncio.to_thread(self._write, archive)
-            self._version = _version(content)
-        return self._version
+        if self._version is not None and self._version.sha256 == content.sha256:
+            return Saved(self._version, is_new=False)
+        await asyncio.to_thread(self._write, archive)
+        self._version = _version(content)
+        return Saved(self._version, is_new=True)
 
     async def renew_copy(self, entity_id: str, version: StateVersion, archive: Path) -> None:
         """Do nothing: the folder is the copy."""
