@@ -25,7 +25,7 @@ from libs.docker_runner.containers.run_folders import RunFolders, open_regular
 from libs.docker_runner.errors import StateFenced, StateUnavailable, StateUnsaved
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.state.archives import StateContent, StateLimits, StateRefused, compress, expand
-from libs.docker_runner.state.folder import StateFolder
+from libs.docker_runner.state.folder import StateFolder, StateOf
 from libs.docker_runner.state.versions import StateVersions
 
 log = get_logger(__name__)
@@ -186,34 +186,34 @@ class StateKeeper:
     async def save_changed(self) -> None:
         """Save what changed since the last look. A failure of one does not affect the others."""
         changed = await self._threads.run(self._changed)
-        await asyncio.gather(*(self._save_one(folder) for folder in changed))
+        await asyncio.gather(*(self._save_one(folder, of) for folder, of in changed if self._owns(of.segment)))
 
-    def _changed(self) -> list[StateFolder]:
+    def _changed(self) -> list[tuple[StateFolder, StateOf]]:
+        """Return what changed of this service, also of other workers of the host. Blocks."""
         assert self._folders is not None
         found = self._folders.states(self._scope)
         live = {folder.token for folder in found}
         for known in self._by_token:
             for token in known.keys() - live:
                 known.pop(token, None)
-        return [
-            folder
-            for folder in found
-            if self._done.get(folder.token) != _seen(folder)
-            or self._noted(folder) != self._problems.get(folder.token, "")
-        ]
+        changed = []
+        for folder in found:
+            if _look(folder) != (self._done.get(folder.token), self._problems.get(folder.token, "")):
+                with isolated("save state"):
+                    of = folder.about()
+                    if of is not None and of.service == self._service:
+                        changed.append((folder, of))
+        return changed
 
-    async def _save_one(self, folder: StateFolder) -> None:
+    async def _save_one(self, folder: StateFolder, of: StateOf) -> None:
         with isolated("save state"):
-            about = await self._threads.run(folder.about)
-            if about is None or about.service != self._service or not self._owns(about.segment):
-                return
-            epoch = self._epochs.get(about.segment)
+            epoch = self._epochs.get(of.segment)
             if epoch is None:
                 return
             try:
-                await self._save(folder, about.entity_id, about.run_id, epoch)
+                await self._save(folder, of.entity_id, of.run_id, epoch)
             except StateUnsaved as error:
-                log.warning("state not saved; it is tried again", id=about.entity_id, reason=str(error))
+                log.warning("state not saved; it is tried again", id=of.entity_id, reason=str(error))
 
     # --- afterwards
 
@@ -235,8 +235,8 @@ class StateKeeper:
 
     async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
         async with self._saving.of(folder.token), self._parallel:
-            await self._note_problem(folder, entity_id)
-            seen = await self._threads.run(_seen, folder)
+            seen, problem = await self._threads.run(_look, folder)
+            self._note_problem(folder, entity_id, problem)
             if seen is None or self._done.get(folder.token) == seen:
                 return
             with span("save state"):
@@ -286,23 +286,27 @@ class StateKeeper:
         with open_regular(folder.saved) as source:
             return compress(source, target, self._limits)
 
-    async def _note_problem(self, folder: StateFolder, entity_id: str) -> None:
+    def _note_problem(self, folder: StateFolder, entity_id: str, problem: str) -> None:
         """Log why the init packs nothing, and keep it for the status."""
-        problem = await self._threads.run(self._noted, folder)
         if problem == self._problems.get(folder.token, ""):
             return
         if problem:
             log.warning("state not saved, or not all of it; the last version is kept", id=entity_id, reason=problem)
         self._problems[folder.token] = problem
 
-    @staticmethod
-    def _noted(folder: StateFolder) -> str:
-        try:
-            with open_regular(folder.problem) as file:
-                word = file.read(_PROBLEM_BYTES).decode("ascii", "replace")
-        except OSError:
-            return ""
-        return _PROBLEMS.get(word, "")
+
+def _look(folder: StateFolder) -> tuple[_Seen | None, str]:
+    """Return the archive that is there now, and why the init packs nothing. Blocks briefly."""
+    return _seen(folder), _noted(folder)
+
+
+def _noted(folder: StateFolder) -> str:
+    try:
+        with open_regular(folder.problem) as file:
+            word = file.read(_PROBLEM_BYTES).decode("ascii", "replace")
+    except OSError:
+        return ""
+    return _PROBLEMS.get(word, "")
 
 
 def _seen(folder: StateFolder) -> _Seen | None:
