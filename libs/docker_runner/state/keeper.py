@@ -6,6 +6,7 @@ ones: whatever owner of the segment comes, the next look continues. The loop nee
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from prometheus_client import Counter
 
+from libs.core.aio.backoff import Setbacks
 from libs.core.aio.key_locks import KeyLocks
 from libs.core.aio.threads import Threads
 from libs.core.errors import RuntimeFault
@@ -67,6 +69,7 @@ class StateKeeper:
     Args:
         limits: the largest state that is saved and restored.
         owns: whether this worker owns a segment now, by a lease that it can prove.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class StateKeeper:
         scope: str,
         limits: StateLimits,
         owns: Callable[[int], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._versions = versions
         self._service = service
@@ -96,6 +100,8 @@ class StateKeeper:
         self._copied: dict[str, str] = {}
         self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused, self._copied)
         self._saving = KeyLocks()
+        # A large state takes a second to compress, also while the storage is away.
+        self._setbacks = Setbacks(LOOK_SECONDS, _LONGEST_RETRY_SECONDS, clock=clock)
 
     def open(self, folders: RunFolders) -> None:
         """Use these *folders*. Call it first."""
@@ -196,9 +202,13 @@ class StateKeeper:
         for known in self._by_token:
             for token in known.keys() - live:
                 known.pop(token, None)
+        self._setbacks.forget_all_but(live)
         changed = []
         for folder in found:
-            if _look(folder) != (self._done.get(folder.token), self._problems.get(folder.token, "")):
+            if not self._setbacks.left_seconds(folder.token) and _look(folder) != (
+                self._done.get(folder.token),
+                self._problems.get(folder.token, ""),
+            ):
                 with isolated("save state"):
                     of = folder.about()
                     if of is not None and of.service == self._service:
@@ -213,7 +223,13 @@ class StateKeeper:
             try:
                 await self._save(folder, of.entity_id, of.run_id, epoch)
             except StateUnsaved as error:
-                log.warning("state not saved; it is tried again", id=of.entity_id, reason=str(error))
+                wait = self._setbacks.failed(folder.token)
+                log.warning(
+                    "state not saved; it is tried again",
+                    id=of.entity_id,
+                    reason=str(error),
+                    retry_in_seconds=round(wait, 2),
+                )
 
     # --- afterwards
 
@@ -232,6 +248,7 @@ class StateKeeper:
         """Drop what is known of a removed container."""
         for known in self._by_token:
             known.pop(container.token, None)
+        self._setbacks.worked(container.token)
 
     async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
         async with self._saving.of(folder.token), self._parallel:
@@ -243,6 +260,7 @@ class StateKeeper:
                 outcome = await self._saved(folder, entity_id, run_id, epoch)
             SAVES.labels(outcome).inc()
             self._done[folder.token] = seen
+            self._setbacks.worked(folder.token)
 
     async def _saved(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> str:
         """Return how the save ended, in a word."""

@@ -53,9 +53,11 @@ class Store(ObjectStore):
     """A storage that can refuse copies."""
 
     refuses_copies = False
+    refused = 0
 
     async def put_file(self, bucket: str, key: str, path: Path, content_type: str = "") -> str:
         if self.refuses_copies and key.endswith("/state.tar.gz"):
+            self.refused += 1
             raise StorageUnavailable("put", "no copies now")
         return await super().put_file(bucket, key, path, content_type)
 
@@ -100,12 +102,18 @@ class Host:
     def __init__(self, folders: RunFolders, versions: StateVersions) -> None:
         self.folders = folders
         self.versions = versions
+        self.now = 0.0
         self.keeper = self.worker()
 
     def worker(self, versions: StateVersions | None = None) -> StateKeeper:
         """A new worker on this host, which knows nothing of the last one."""
         self.keeper = StateKeeper(
-            versions or self.versions, service="bot-runner", scope="s", limits=LIMITS, owns=lambda segment: True
+            versions or self.versions,
+            service="bot-runner",
+            scope="s",
+            limits=LIMITS,
+            owns=lambda segment: True,
+            clock=lambda: self.now,
         )
         self.keeper.open(self.folders)
         self.keeper.begin(1, 1)
@@ -427,6 +435,32 @@ async def test_copy_that_failed_is_made_by_the_next_attempt(world: World, s3_ser
 
     assert await world.copied() == {"a": b"2"}
     assert [version.number for version in (await world.saved()).versions] == [1, 2]
+
+
+async def test_state_that_cannot_be_saved_is_tried_again_after_growing_delays(
+    world: World, s3_server: S3Server
+) -> None:
+    await world.create()
+    await world.create("other")
+    store = Store(store_of(s3_server).settings)
+    host = world.host(objects=store)
+    container, _ = await host.start(BOT)
+    other, _ = await host.start(replace(BOT, id="other"))
+    host.write(container, a="1")
+    store.refuses_copies = True
+
+    for host.now in range(100):
+        await host.keeper.save_changed()
+    store.refuses_copies = False
+    host.write(other, a="1")
+    await host.keeper.save_changed()
+    assert await world.copied("other") == {"a": b"1"}, "it need not wait for the one that failed"
+    host.now += 10
+    await host.keeper.save_changed()
+    await store.close()
+
+    assert 10 <= store.refused <= 25
+    assert await world.copied() == {"a": b"1"}
 
 
 async def test_state_of_a_deleted_bot_is_not_saved_and_another_bot_of_its_id_begins_without(world: World) -> None:
