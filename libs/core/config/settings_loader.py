@@ -145,9 +145,17 @@ class FlagsThenEnvironment(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Return the values of all set fields, by field name."""
-        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in values.items() if value is not None}
+        """Return the values of all set fields, by field name.
+
+        The file of a value that is set itself counts as unset, so that a replaced one is not used.
+        """
+        fields = self.settings_cls.model_fields
+        values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
+        files = {name: named_of(field).file for name, field in fields.items()}
+        unused = {files[name] for name, found_as in self.found_as.items() if found_as != files[name]}
+        return {
+            name: value for name, value in values.items() if value is not None and self.found_as.get(name) not in unused
+        }
 
 
 def load(

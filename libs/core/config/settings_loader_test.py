@@ -31,6 +31,7 @@ class Secrets(Group):
 
 class Filed(Group):
     key: Annotated[str, Named("KEY", file="KEY_FILE"), Field(description="key")] = "none"
+    key_file: Annotated[str | None, Named("KEY_FILE"), Field(description="file of the key")] = None
     lamp: Annotated[
         str | None, Named("LAMP", file="LAMP_FILE", file_may_be_missing=True), Field(description="lamp")
     ] = None
@@ -181,8 +182,8 @@ def test_a_value_comes_from_its_file_unless_it_is_set_itself(tmp_path: Path) -> 
     (tmp_path / "lamp").write_text("blue")
     files = {"KEY_FILE": f"{tmp_path}/key", "LAMP_FILE": f"{tmp_path}/lamp"}
 
-    assert load(Filed, environ=files) == Filed(key="from the file", lamp="blue")
-    assert load(Filed, environ=files | {"KEY": "set"}).key == "set"
+    assert load(Filed, environ=files) == Filed(key="from the file", key_file=f"{tmp_path}/key", lamp="blue")
+    assert load(Filed, environ=files | {"KEY": "set"}) == Filed(key="set", key_file=None, lamp="blue")
 
 
 def test_a_missing_file_is_an_error_unless_only_the_file_may_be_missing(tmp_path: Path) -> None:

@@ -425,15 +425,14 @@ def _servers(url: str) -> list[str]:
 
 
 def url_file_of(settings: NatsSettings) -> WatchedFiles[str] | None:
-    """Return the file of the address; None without one, and when the address itself is set, which has precedence.
+    """Return the file of the address; None without one.
 
     Raises:
-        FileRejected: the file is invalid.
+        FileRejected: the file is missing or invalid.
     """
-    if settings.url_file is None or not Path(settings.url_file).exists():
+    if settings.url_file is None:
         return None
-    watched = WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
-    return watched if watched.value == settings.url else None
+    return WatchedFiles([("NATS_URL_FILE", Path(settings.url_file))], _url_in)
 
 
 def _url_in(contents: Sequence[bytes]) -> str:

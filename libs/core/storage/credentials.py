@@ -22,14 +22,12 @@ class StorageCredentials(Provider):
         self._secret_key = settings.secret_key.get_secret_value()
         self._files: dict[str, WatchedFiles[str]] = {}
         named = {
-            "MINIO_ACCESS_KEY_ID_FILE": (settings.access_key_file, self._access_key),
-            "MINIO_SECRET_ACCESS_KEY_FILE": (settings.secret_key_file, self._secret_key),
+            "MINIO_ACCESS_KEY_ID_FILE": settings.access_key_file,
+            "MINIO_SECRET_ACCESS_KEY_FILE": settings.secret_key_file,
         }
-        for setting, (path, key) in named.items():
+        for setting, path in named.items():
             if path is not None:
-                watched = WatchedFiles([(setting, Path(path))], _key_of(setting))
-                if watched.value == key:  # a key that is set itself has precedence
-                    self._files[setting] = watched
+                self._files[setting] = WatchedFiles([(setting, Path(path))], _key_of(setting))
 
     def retrieve(self) -> Credentials:
         """Return the current keys."""

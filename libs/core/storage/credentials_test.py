@@ -30,6 +30,16 @@ def test_replaced_files_are_used_for_the_next_request(files: dict[str, str], tmp
     assert keys(credentials) == ("id-1", "secret-22")
 
 
+def test_file_that_was_replaced_since_settings_were_read_is_used(files: dict[str, str], tmp_path: Path) -> None:
+    settings = load(StorageSettings, environ=files)
+    (tmp_path / "secret").write_text("secret-22\n")
+    credentials = StorageCredentials(settings)
+
+    assert keys(credentials) == ("id-1", "secret-22")
+    (tmp_path / "secret").write_text("secret-333\n")
+    assert keys(credentials) == ("id-1", "secret-333")
+
+
 def test_key_that_is_set_itself_has_precedence_over_its_file(files: dict[str, str]) -> None:
     environ = files | {"MINIO_ACCESS_KEY_ID": "set", "MINIO_SECRET_ACCESS_KEY": "too"}
 

@@ -311,15 +311,14 @@ class Mongo:
 
 
 def uri_file_of(settings: MongoSettings) -> WatchedFiles[str] | None:
-    """Return the file of the connection string; None when the string itself is set, which has precedence.
+    """Return the file of the connection string; None without one.
 
     Raises:
         FileRejected: the file is missing.
     """
     if settings.uri_file is None:
         return None
-    watched = WatchedFiles([("MONGO_URI_FILE", Path(settings.uri_file))], _uri_in)
-    return watched if watched.value == settings.uri.get_secret_value() else None
+    return WatchedFiles([("MONGO_URI_FILE", Path(settings.uri_file))], _uri_in)
 
 
 def _uri_in(contents: Sequence[bytes]) -> str:
