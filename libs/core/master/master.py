@@ -238,7 +238,7 @@ class Master:
         return next((worker for worker in self._registry.workers if worker.holds(segment_id)), None)
 
     async def ask(self, worker: Worker, query: Query) -> QueryAnswer | None:
-        """Return the answer of *worker* to *query*; None when its stream ends before. Raises TimeoutError."""
+        """Return the answer of *worker* to *query*; None when its stream ends before. The caller limits the time."""
         return await self._server.ask(worker.session, query)
 
     # --- while leading

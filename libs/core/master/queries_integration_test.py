@@ -222,6 +222,26 @@ async def test_worker_that_takes_too_long_is_a_timeout_and_answers_the_next_quer
     assert await asked.ask() == (200, {"status": "ok"})
 
 
+async def test_master_waits_longer_than_the_worker(database: Database) -> None:
+    async def late(query: Query) -> QueryAnswer:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return failed(QueryFault.TIMEOUT, "the engine was slow")
+
+    async with running_cluster(database) as cluster:
+        await cluster.segments({1: 1})
+        master = cluster.master().master
+        a = cluster.worker("a", answerer=late)
+        await eventually(lambda: a.owns == [1] and master.owner_of(1) is not None)
+        owner = master.owner_of(1)
+        assert owner is not None
+
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            answer = await master.ask(owner, Query("bot", "/status", "{}", 0.2, segment_id=1))
+
+    assert answer == failed(QueryFault.TIMEOUT, "the engine was slow")
+
+
 async def test_answerer_that_fails_is_an_internal_error_and_the_worker_lives(asked: Asked) -> None:
     async def broken(query: Query) -> QueryAnswer:
         raise RuntimeError("a defect")

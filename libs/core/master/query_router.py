@@ -28,7 +28,7 @@ for _outcome in ("ok", *QueryFault):
 _MOST = 1000
 _LOOK_SECONDS = 0.05
 _MARGIN_SECONDS = 0.5
-"""How much longer than the worker the master waits: the worker's own answer says why it took too long."""
+"""How much longer than the worker the master waits, so that the worker's own answer arrives in time."""
 
 
 class Entities(Protocol):
@@ -49,7 +49,7 @@ class Fleet(Protocol):
         """Return the worker that last reported to hold the segment; None without one."""
 
     async def ask(self, worker: Worker, query: Query) -> QueryAnswer | None:
-        """Return the worker's answer; None when its stream ends before. Raises TimeoutError."""
+        """Return the worker's answer; None when its stream ends before. The caller limits the time."""
 
 
 class QueryRouter:
