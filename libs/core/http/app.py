@@ -1,7 +1,6 @@
 """The HTTP server of every process: health, readiness, metrics, and routes that others add."""
 
 import asyncio
-import errno
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -16,6 +15,7 @@ from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
 from libs.core.http.access import CHALLENGE, CLOSED_CHALLENGE, Access
 from libs.core.http.health import Readiness
+from libs.core.http.listening import listen
 from libs.core.http.reader import WHO
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import record, registry
@@ -24,7 +24,6 @@ log = get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_CLOSE_SECONDS = 2.0
 _UNAUTHORIZED = "this needs HTTP_TOKEN: as a bearer token, or as the password of any user"
 _NO_USER = "this needs a user that the authenticating proxy names"
 _CLOSED = (
@@ -81,20 +80,18 @@ class HttpApp:
         """
         if self._runner is not None:
             return
-        runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
-        await runner.setup()
+        host, port, port_was_chosen = self._settings.host, self._settings.port, self._settings.port_was_chosen
         try:
-            await self._listen(runner)
+            runner = await listen(self._app, host, port, port_was_chosen=port_was_chosen, setting="HTTP_PORT")
         except OSError as error:
-            await runner.cleanup()
-            raise HttpAddressUnusable(self._settings.host, self._settings.port, error.strerror or str(error)) from error
+            raise HttpAddressUnusable(host, port, error.strerror or str(error)) from error
         self._runner = runner
         self.port = runner.addresses[0][1]
-        log.info("http server is listening", host=self._settings.host, port=self.port)
+        log.info("http server is listening", host=host, port=self.port)
         if self._access.is_closed:
             log.info(
                 "status page and API are closed; health checks and metrics are open",
-                host=self._settings.host,
+                host=host,
                 port=self.port,
                 remedy="set HTTP_TOKEN, or HTTP_HOST=127.0.0.1",
             )
@@ -112,16 +109,6 @@ class HttpApp:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-
-    async def _listen(self, runner: web.AppRunner) -> None:
-        host, port = self._settings.host, self._settings.port
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or self._settings.port_was_chosen:
-                raise
-            log.warning("http port is taken, using a free one", port=port, remedy="set HTTP_PORT to choose")
-            await web.TCPSite(runner, host, 0).start()
 
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:

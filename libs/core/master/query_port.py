@@ -1,6 +1,5 @@
 """The query port of a master: `POST /query` of the platform."""
 
-import errno
 from http import HTTPStatus
 
 from aiohttp import web
@@ -10,6 +9,7 @@ from libs.core.config.query_settings import QuerySettings
 from libs.core.errors import UserError
 from libs.core.http.access import CLOSED_CHALLENGE, Access
 from libs.core.http.app import Handler
+from libs.core.http.listening import listen
 from libs.core.http.reader import WHO
 from libs.core.master.leader_proxy import FORWARDED, LeaderProxy
 from libs.core.master.query_router import QueryRouter
@@ -23,7 +23,6 @@ PATH = "/query"
 FAULT = "X-The0-Query-Fault"
 """Header of an answer: its fault, or `none`. An answer without it is not one to a query."""
 
-_CLOSE_SECONDS = 2.0
 _UNAUTHORIZED = "this needs HTTP_TOKEN as a bearer token"
 _CLOSED = "queries are closed: set HTTP_TOKEN on this master, or QUERY_HOST=127.0.0.1, and restart it"
 
@@ -87,32 +86,21 @@ class QueryPort:
             QueryAddressUnusable: the address is not available. If no port was configured and the default is taken, a
                 free port is used instead.
         """
-        runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=_CLOSE_SECONDS)
-        await runner.setup()
+        host, port, port_was_chosen = self._host, self._port, self._port_was_chosen
         try:
-            await self._listen(runner)
+            runner = await listen(self._app, host, port, port_was_chosen=port_was_chosen, setting="QUERY_PORT")
         except OSError as error:
-            await runner.cleanup()
-            raise QueryAddressUnusable(self._host, self._port, error.strerror or str(error)) from error
+            raise QueryAddressUnusable(host, port, error.strerror or str(error)) from error
         self._runner = runner
         self.port = runner.addresses[0][1]
         remedy = "set HTTP_TOKEN, or QUERY_HOST=127.0.0.1" if self._access.is_closed else None
-        log.info("listening for queries", host=self._host, port=self.port, closed=self._access.is_closed, remedy=remedy)
+        log.info("listening for queries", host=host, port=self.port, closed=self._access.is_closed, remedy=remedy)
 
     async def close(self) -> None:
         """Stop listening. Closing twice is harmless."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-
-    async def _listen(self, runner: web.AppRunner) -> None:
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or self._port_was_chosen:
-                raise
-            log.warning("query port is taken, using a free one", port=self._port, remedy="set QUERY_PORT to choose")
-            await web.TCPSite(runner, self._host, 0).start()
 
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
