@@ -10,7 +10,11 @@ from typing import Any
 Schema = Mapping[str, Any] | bool
 
 RUNTIME_PARAMETERS = frozenset(
-    {"dataSets", "egress", "enabled", "notify", "overlap", "placement", "resources", "schedule", "timeout", "timezone"}
+    {
+        *("dataSets", "egress", "enabled", "notify", "placement", "resources", "rollback"),
+        # Of schedules.
+        *("misfire", "misfireGrace", "overlap", "retries", "retryDelay", "schedule", "timeout", "timezone"),
+    }
 )
 """Keys of a config that the runtime itself reads."""
 

@@ -19,6 +19,7 @@ SCHEMA: dict[str, Any] = {
         ({"risk": {"max": 1, "maxx": 2}}, ["risk.maxx"]),
         ({"risk": 5}, []),
         ({"enabled": False, "resources": {"memory_mb": 5}, "dataSets": ["prices"], "egress": []}, []),
+        ({"misfire": "skip", "misfireGrace": 5, "retries": 1, "retryDelay": 1, "rollback": False}, []),
     ],
 )
 def test_keys_that_schema_does_not_describe_are_unknown(config: dict[str, Any], unknown: list[str]) -> None:

@@ -12,9 +12,6 @@ from libs.docker_runner.sandbox.egress import egress_for
 from tools.author.findings import Finding
 from tools.author.json_schema import SchemaInvalid, Violation, violations
 
-RUNTIME_FIELDS = RUNTIME_PARAMETERS | {"misfire", "misfireGrace", "retries", "retryDelay", "rollback"}
-"""Fields of a config that the runtime reads; a schema that does not name them allows them."""
-
 _CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (
     placement_of,
     lambda config: egress_for(config, Network.BRIDGE, guard=True),
@@ -57,8 +54,9 @@ def _schema_findings(
 
 
 def _violations(config: Mapping[str, Any], schema: Schema) -> list[Violation]:
+    """Return the violations; a schema that does not name the runtime's own fields allows them."""
     found = violations(config, schema)
-    own = {name: value for name, value in config.items() if name not in RUNTIME_FIELDS}
+    own = {name: value for name, value in config.items() if name not in RUNTIME_PARAMETERS}
     if not found or len(own) == len(config):
         return found
     return min(found, violations(own, schema), key=len)
