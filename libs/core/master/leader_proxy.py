@@ -1,7 +1,7 @@
 """Forward a standby's requests that only the leader can answer, so that any master may be asked."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -58,56 +58,61 @@ class LeaderProxy:
 
     async def answer(self, request: web.Request) -> web.Response | None:
         """Return the leader's answer; None when this master has to answer, since no other one leads or can be asked."""
-        if FORWARDED in request.headers or request.method not in ("GET", "HEAD"):
+        if request.method not in ("GET", "HEAD"):
             return None
-        leader = await self._directory.find()
-        if leader is None:
-            return None
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self._first_answer(leader, request)
-        except TimeoutError:
-            log.debug("the leader does not answer in time", leader=leader.name)
-            return None
+        # One that no longer leads, or has another token, is of no more use than this master.
+        return await self._forwarded(
+            request, request.rel_url.raw_path_qs, _ANSWER_SECONDS, lambda answer: answer.status in (200, 400, 404)
+        )
 
     async def posted(
         self, request: web.Request, path: str, body: bytes, timeout_seconds: float, *, answered: str
     ) -> web.Response | None:
-        """Return the leader's answer to `POST path` with *body*; None when it cannot be asked.
+        """Return the leader's answer to the POST *request* at *path*; None when no leader answers.
 
         Args:
+            body: that of the request.
             timeout_seconds: the time that the leader itself takes at most.
             answered: the header by which its answer is known.
         """
-        leader = await self._directory.find()
-        if leader is None:
+        limit_seconds = timeout_seconds + _ANSWER_SECONDS
+        return await self._forwarded(request, path, limit_seconds, lambda answer: answered in answer.headers, body)
+
+    async def _forwarded(
+        self,
+        request: web.Request,
+        path: str,
+        limit_seconds: float,
+        is_usable: Callable[[aiohttp.ClientResponse], bool],
+        body: bytes | None = None,
+    ) -> web.Response | None:
+        if FORWARDED in request.headers or (leader := await self._directory.find()) is None:
             return None
+        try:
+            async with asyncio.timeout(limit_seconds):
+                return await self._first_answer(leader, request, path, is_usable, body)
+        except TimeoutError:
+            log.debug("the leader does not answer in time", leader=leader.name)
+            return None
+
+    async def _first_answer(
+        self,
+        leader: KnownProcess,
+        request: web.Request,
+        path: str,
+        is_usable: Callable[[aiohttp.ClientResponse], bool],
+        body: bytes | None,
+    ) -> web.Response | None:
         if self._session is None:
             self._session = new_session()
         headers = [*_proven(request, leader.token), (FORWARDED, "1")]
         for address in leader.addresses:
             url = URL(f"http://{bracketed(address)}:{leader.http_port}{path}", encoded=True)
             try:
-                async with (
-                    asyncio.timeout(timeout_seconds + _ANSWER_SECONDS),
-                    self._session.post(url, headers=headers, data=body, allow_redirects=False) as answer,
-                ):
-                    if answered in answer.headers:
-                        return await _copied(answer)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                log.debug("the leader was not reached", leader=leader.name, url=str(url), reason=str(error))
-        return None
-
-    async def _first_answer(self, leader: KnownProcess, request: web.Request) -> web.Response | None:
-        if self._session is None:
-            self._session = new_session()
-        for address in leader.addresses:
-            url = URL(f"http://{bracketed(address)}:{leader.http_port}{request.rel_url.raw_path_qs}", encoded=True)
-            headers = [*_proven(request, leader.token), (FORWARDED, "1")]
-            try:
-                async with self._session.request(request.method, url, headers=headers, allow_redirects=False) as answer:
-                    # One that no longer leads, or has another token, is of no more use than this master.
-                    if answer.status in (200, 400, 404):
+                async with self._session.request(
+                    request.method, url, headers=headers, data=body, allow_redirects=False
+                ) as answer:
+                    if is_usable(answer):
                         return await _copied(answer)
             except (aiohttp.ClientError, OSError) as error:
                 log.debug("the leader was not reached", leader=leader.name, url=str(url), reason=str(error))

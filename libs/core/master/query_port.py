@@ -11,7 +11,7 @@ from libs.core.http.access import CLOSED_CHALLENGE, Access
 from libs.core.http.app import Handler
 from libs.core.http.listening import listen
 from libs.core.http.reader import WHO
-from libs.core.master.leader_proxy import FORWARDED, LeaderProxy
+from libs.core.master.leader_proxy import LeaderProxy
 from libs.core.master.query_router import QueryRouter
 from libs.core.observability.log import get_logger
 from libs.core.queries.messages import QueryAnswer, QueryFault, failed
@@ -60,9 +60,7 @@ class QueryHandler:
             return _response(failed(refused.fault, str(refused)))
         if self._router.leads:
             return _response(await self._router.answer(query))
-        forwarded = None
-        if FORWARDED not in request.headers:
-            forwarded = await self._proxy.posted(request, PATH, body, query.timeout_seconds, answered=FAULT)
+        forwarded = await self._proxy.posted(request, PATH, body, query.timeout_seconds, answered=FAULT)
         return forwarded or _response(failed(QueryFault.UNAVAILABLE, "no master leads now; try again later"))
 
 
