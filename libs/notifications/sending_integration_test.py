@@ -226,6 +226,22 @@ async def test_notification_of_a_process_that_died_while_sending_is_sent_again(
     assert receiver.bodies[0]["id"] == receiver.bodies[1]["id"]
 
 
+async def test_next_event_does_not_free_a_notification_that_is_being_sent(
+    database: Database, receiver: Receiver
+) -> None:
+    queue = notifier(database, to_all(receiver))
+    await queue.put(notice("k1"))
+    receiver.delay.clear()
+    sending = asyncio.create_task(sender(database, receiver).send_due())
+    await eventually(lambda: receiver.got)
+    await queue.put(notice("k2"))
+    await sender(database, receiver, limit_seconds=1.0).send_due()
+    receiver.delay.set()
+    await sending
+
+    assert [body["key"] for body in receiver.bodies] == ["k1"]
+
+
 async def test_two_processes_send_each_once(database: Database, receiver: Receiver) -> None:
     queue = notifier(database, to_all(receiver))
     for number in range(20):

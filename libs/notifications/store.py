@@ -145,9 +145,8 @@ class NotificationStore:
                     due_at = last["sent_at"] + timedelta(seconds=coalesce_seconds)
             else:
                 # What waits only to be joined by more of its kind must not hold up other events.
-                await self._queue.update_many(
-                    {"lane": lane, "waiting": True, "attempts": 0, "next_at": {"$gt": now}}, {"$set": {"next_at": now}}
-                )
+                waits: Document = {"lane": lane, "waiting": True, "attempts": 0, "next_at": {"$gt": now}}
+                await self._queue.update_many({**waits, "claimed": {"$exists": False}}, {"$set": {"next_at": now}})
             document = {
                 "_id": entry.id,
                 "lane": lane,
