@@ -48,7 +48,7 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
         def databases(one: ServiceDefinition) -> Database:
             return process.mongo.database(one.database)
 
-        kinds = [many_records(service, databases, retention), orphaned_revisions(service, databases)]
+        kinds = in_documents(service, databases, retention)
         try:
             storage = load(StorageSettings, service=service)
         except SettingsError as error:
@@ -57,35 +57,45 @@ def collecting(own: OwnGarbage) -> Callable[[Process, Master, MasterSettings], S
         else:
             store = ObjectStore(storage, threads=1)
             process.lifecycle.on_close("storage", store.close, limit_seconds=1)
-            kinds.append(unreferenced_code(service, databases, store, storage, retention))
-            if service is BOT_RUNNER:
-                kinds.append(unreferenced_data(store, storage, retention))
-            if service is not BACKTEST_RUNNER:
-                kinds.append(unreferenced_state(service, databases, store, storage))
-            kinds.extend(own(store, storage, retention))
+            kinds += [*in_storage(service, databases, store, storage, retention), *own(store, storage, retention)]
         collector = Collector(kinds, retention.interval_seconds, dry_run=retention.dry_run)
         return [("garbage collector", collector.collect_for_ever)]
 
     return loops
 
 
-def unreferenced_data(store: ObjectStore, storage: StorageSettings, retention: RetentionSettings) -> Garbage:
+def in_documents(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> list[Garbage]:
+    """Return the kinds that the master of *service* collects in its database: old runs, history of removed entities."""
+    database = databases(service)
+    return [
+        ManyRecords(RunTrimming(database), retention.run_count),
+        OrphanedRevisions(RevisionStore(database), service.collection),
+    ]
+
+
+def in_storage(
+    service: ServiceDefinition,
+    databases: Databases,
+    store: ObjectStore,
+    storage: StorageSettings,
+    retention: RetentionSettings,
+) -> list[Garbage]:
+    """Return the kinds that the master of *service* collects in the storage, except those that only it writes."""
+    kinds = [_unreferenced_code(service, databases, store, storage, retention)]
+    if service is not BACKTEST_RUNNER:
+        kinds.append(_unreferenced_state(service, databases, store, storage))
+    if service is BOT_RUNNER:
+        kinds.append(_unreferenced_data(store, storage, retention))
+    return kinds
+
+
+def _unreferenced_data(store: ObjectStore, storage: StorageSettings, retention: RetentionSettings) -> Garbage:
     """Return the garbage of data sets, which all services share."""
     catalog = DataCatalog(store, storage.data_bucket or storage.code_bucket, storage.data_prefix)
     return UnreferencedData(catalog, retention.code_keep_seconds)
 
 
-def many_records(service: ServiceDefinition, databases: Databases, retention: RetentionSettings) -> Garbage:
-    """Return the garbage of run records of *service*."""
-    return ManyRecords(RunTrimming(databases(service)), retention.run_count)
-
-
-def orphaned_revisions(service: ServiceDefinition, databases: Databases) -> Garbage:
-    """Return the garbage of the history of *service*: that of removed entities."""
-    return OrphanedRevisions(RevisionStore(databases(service)), service.collection)
-
-
-def unreferenced_code(
+def _unreferenced_code(
     service: ServiceDefinition,
     databases: Databases,
     store: ObjectStore,
@@ -107,7 +117,7 @@ def unreferenced_code(
     )
 
 
-def unreferenced_state(
+def _unreferenced_state(
     service: ServiceDefinition, databases: Databases, store: ObjectStore, storage: StorageSettings
 ) -> Garbage:
     """Return the garbage of saved state of *service*: state without an entity."""

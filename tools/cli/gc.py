@@ -7,14 +7,7 @@ import click
 from libs.collector.collector import Garbage
 from libs.collector.collector import collect as collect_kind
 from libs.collector.sweep import Sweep
-from libs.collector.wiring import (
-    many_records,
-    old_logs,
-    orphaned_revisions,
-    unreferenced_code,
-    unreferenced_data,
-    unreferenced_state,
-)
+from libs.collector.wiring import in_documents, in_storage, old_logs
 from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, SERVICES, ServiceDefinition
 from libs.core.store.client import Database
 from services.backtest_runner.old_results import old_results
@@ -63,12 +56,8 @@ async def _kinds(servers: Connections) -> list[tuple[str, Garbage]]:
 
     found: list[tuple[str, Garbage]] = []
     for service in SERVICES:
-        found.append((service.name, unreferenced_code(service, databases, store, storage, retention)))
-        if service is not BACKTEST_RUNNER:
-            found.append((service.name, unreferenced_state(service, databases, store, storage)))
-        found.append((service.name, many_records(service, databases, retention)))
-        found.append((service.name, orphaned_revisions(service, databases)))
-    found.append((BOT_RUNNER.name, unreferenced_data(store, storage, retention)))
+        found += [(service.name, garbage) for garbage in in_storage(service, databases, store, storage, retention)]
+        found += [(service.name, garbage) for garbage in in_documents(service, databases, retention)]
     found += [(BOT_RUNNER.name, garbage) for garbage in old_logs(store, storage, retention)]
     found += [(BACKTEST_RUNNER.name, garbage) for garbage in old_results(store, storage, retention)]
     return found
