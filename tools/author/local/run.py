@@ -5,7 +5,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from libs.docker_runner.containers.keepalive import KeepaliveFile
 from libs.docker_runner.errors import DockerRunnerError, EngineUnavailable
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable
 from libs.docker_runner.logs.output import LogLine
+from libs.docker_runner.logs.position import BEGINNING, Resumption, nanoseconds
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
 from tools.author.local.workplace import Workplace
@@ -252,12 +252,16 @@ class LocalRun:
 
     async def _read(self, container: ManagedContainer, pieces: "asyncio.Queue[LogLine | None]") -> Ended:
         """Read the output until the end, and return that; None in *pieces* is the last one."""
-        last = ""
+        position = BEGINNING
         while True:
             ended = await self._runner.exit_info(container)
-            async for piece in self._pieces(container, last, follow=ended is None):
-                await pieces.put(piece)
-                last = piece.timestamp
+            resumption = Resumption(position)
+            found = self._runner.logs(container, since=position.since, follow=ended is None)
+            async with aclosing(found):
+                async for piece in found:
+                    if resumption.is_new(nanoseconds(piece.timestamp)):
+                        await pieces.put(piece)
+            position = resumption.position
             if ended is not None:
                 await pieces.put(None)
                 return ended
@@ -280,13 +284,6 @@ class LocalRun:
     def _write_all(self, pieces: Sequence[LogLine]) -> None:
         for piece in pieces:
             self._write(piece)
-
-    async def _pieces(self, container: ManagedContainer, last: str, *, follow: bool) -> AsyncIterator[LogLine]:
-        since = datetime.fromisoformat(last[:26].rstrip("Z") + "+00:00") if last else None
-        async with aclosing(self._runner.logs(container, since=since, follow=follow)) as pieces:
-            async for piece in pieces:
-                if piece.timestamp > last:
-                    yield piece
 
     def _on_signal(self) -> None:
         self._signals += 1
