@@ -8,9 +8,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from libs.docker_runner.executable import script_files
 from tools.author.findings import Finding
-from tools.bots.folder import TYPESCRIPT_SUFFIXES
+from tools.bots.folder import TYPESCRIPT_SUFFIXES, file_of
 
 _PYTHON = (3, 11)
 _NODE_MAJOR = 20
@@ -25,10 +24,11 @@ def entrypoint_findings(folder: Path, entry: str, script: str, runtime: str) -> 
     Args:
         entry: its name, such as ``bot``; those of *query* have no ``main``.
     """
-    file = next((folder / name for name in script_files(script, runtime) if (folder / name).is_file()), None)
-    if file is None or file.suffix in TYPESCRIPT_SUFFIXES:
+    name = file_of(folder, script, runtime)
+    if name is None or name.endswith(TYPESCRIPT_SUFFIXES):
         # The compiler reports errors of TypeScript.
         return []
+    file = folder / name
     if runtime.startswith("python"):
         return _python(file, needs_main=entry != "query")
     return _node(file)

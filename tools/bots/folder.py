@@ -87,6 +87,13 @@ def kind_of(path: Path) -> Kind:
     return "backtest" if isinstance(entrypoints, dict) and entrypoints and "bot" not in entrypoints else "bot"
 
 
+def file_of(path: Path, named: str, runtime: str) -> str | None:
+    """Return the file of an entrypoint; None when it is missing. Without a runtime, Node's suffix rules apply."""
+    candidates = script_files(named, runtime if runtime in IMAGES else "nodejs20")
+    inside = (file for file in candidates if not Path(file).is_absolute() and ".." not in Path(file).parts)
+    return next((file for file in inside if "\0" not in file and (path / file).is_file()), None)
+
+
 def _entrypoints(
     path: Path, read: Description, runtime: str | None, entrypoint: str | None, kind: Kind
 ) -> dict[str, str]:
@@ -111,22 +118,15 @@ def _entrypoints(
             f"or name the file to run with --entrypoint"
         )
     for name, file in entrypoints.items():
-        if _file_of(path, file, str(runtime or read.fields.get("runtime"))) is None:
+        if file_of(path, file, str(runtime or read.fields.get("runtime"))) is None:
             raise BotFolderInvalid(f"the {name} entrypoint {file!r} is not a file in {path}")
     return entrypoints
-
-
-def _file_of(path: Path, named: str, runtime: str) -> str | None:
-    """Return the file of an entrypoint; None when it is missing. Without a runtime, Node's suffix rules apply."""
-    candidates = script_files(named, runtime if runtime in IMAGES else "nodejs20")
-    inside = (file for file in candidates if not Path(file).is_absolute() and ".." not in Path(file).parts)
-    return next((file for file in inside if "\0" not in file and (path / file).is_file()), None)
 
 
 def _runtime(path: Path, description: Mapping[str, Any], given: str | None, kind: Kind) -> str:
     runtime = given or description.get("runtime")
     if runtime is None:
-        file = _file_of(path, description["entrypoints"][kind], "") or ""
+        file = file_of(path, description["entrypoints"][kind], "") or ""
         runtime = "python3.11" if file.endswith(".py") else "nodejs20" if file.endswith(_NODE_FILES) else None
     if runtime not in IMAGES:
         known = ", ".join(sorted(IMAGES))
