@@ -19,7 +19,6 @@ from tools.bots.config_edit import assignment_parts, assignments, with_values
 from tools.bots.deploying import announce, upload
 from tools.bots.folder import BotFolder, read_folder
 from tools.cli import interrupts
-from tools.cli.backtest_local import run_backtest_here
 from tools.cli.backtest_logs import printed
 from tools.cli.backtest_progress import RunProgress
 from tools.cli.backtest_show import html_option, show_result
@@ -32,12 +31,13 @@ from tools.cli.failures import Failure
 from tools.cli.folder_options import (
     config_of,
     config_option,
+    data_option,
     directory_argument,
     entrypoint_option,
+    env_file_option,
     runtime_option,
     warn_of_unknown,
 )
-from tools.cli.local_run import data_option, env_file_option
 from tools.cli.output import cell, output_option
 from tools.cli.sweep_options import SweepFlags, sweep_options
 from tools.cli.untrusted import harmless
@@ -98,6 +98,9 @@ def run(
     if local:
         if sweep_texts or no_wait:
             raise click.UsageError(f"--local has no {'--sweep' if sweep_texts else '--no-wait'}; leave it out")
+        # Imported when it is needed: the SDK of the engine is slow to import.
+        from tools.cli.backtest_local import run_backtest_here
+
         return run_backtest_here(folder, backtest_id, env_file, html_file, output, no_build=no_build, data=data)
     if sweep_texts:
         if no_wait:

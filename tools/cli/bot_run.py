@@ -8,8 +8,17 @@ import click
 from libs.core.process.service import BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
 from tools.bots.folder import read_folder
 from tools.cli.dependency_options import no_build_option
-from tools.cli.folder_options import config_of, config_option, directory_argument, entrypoint_option, runtime_option
-from tools.cli.local_run import Wanted, data_option, env_file_option, run_here, state_option
+from tools.cli.folder_options import (
+    config_of,
+    config_option,
+    data_option,
+    directory_argument,
+    entrypoint_option,
+    env_file_option,
+    runtime_option,
+    state_option,
+)
+from tools.cli.local_run import Wanted, run_here
 
 
 def _command(service: ServiceDefinition, text: str) -> click.Command:

@@ -24,6 +24,23 @@ runtime_option = click.option("--runtime", help="python3.11 or nodejs20.  [from 
 entrypoint_option = click.option(
     "--entrypoint", help="The file to run.  [from bot.json, else main.py, main.js or index.js]"
 )
+env_file_option = click.option(
+    "--env-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file of NAME=VALUE for the bot's environment; THE0_SECRET_NAME is a secret for references in the config.",
+)
+data_option = click.option(
+    "--data",
+    "data",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="The file or folder that is the data set NAME, mounted at /data/NAME. Repeatable.",
+)
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder that is /state at the start and has its content afterwards.  [/state is empty, and is dropped]",
+)
 
 
 def config_of(text: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run a folder in the foreground: the options of the commands that do, and their common part."""
+"""Run a folder in the foreground: the common part of the commands that do."""
 
 import asyncio
 import sys
@@ -38,26 +38,6 @@ from tools.cli.failures import Failure
 from tools.dev.home import home
 from tools.engine.ensure import ensure_engine
 from tools.images.ensure import ensure_images
-
-env_file_option = click.option(
-    "--env-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A file of NAME=VALUE for the bot's environment; THE0_SECRET_NAME is a secret for references in the config.",
-)
-
-data_option = click.option(
-    "--data",
-    "data",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="The file or folder that is the data set NAME, mounted at /data/NAME. Repeatable.",
-)
-
-state_option = click.option(
-    "--state",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder that is /state at the start and has its content afterwards.  [/state is empty, and is dropped]",
-)
 
 T = TypeVar("T")
 Writer = Callable[[LogLine], None]
