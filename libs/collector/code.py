@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from libs.collector.sweep import Sweep
+from libs.collector.sweep import Sweep, pages
 from libs.core.observability.log import get_logger
 from libs.core.process.service import ServiceDefinition
 from libs.core.storage.code_keys import code_prefix, is_code_key
@@ -62,14 +62,13 @@ class UnreferencedCode:
         if not self._keep_seconds:
             return
         uploaded_before = await self._store.now(self._bucket) - timedelta(seconds=self._keep_seconds)
-        page: list[ObjectInfo] = []
-        async for info in self._store.list(self._bucket, code_prefix(self._service)):
-            if is_code_key(self._service, info.key) and info.modified_at < uploaded_before:
-                page.append(info)
-            if len(page) == self._page:
-                await self._collect(sweep, page)
-                page = []
-        await self._collect(sweep, page)
+        old = (
+            info
+            async for info in self._store.list(self._bucket, code_prefix(self._service))
+            if is_code_key(self._service, info.key) and info.modified_at < uploaded_before
+        )
+        async for page in pages(old, self._page):
+            await self._collect(sweep, page)
 
     async def _collect(self, sweep: Sweep, page: Sequence[ObjectInfo]) -> None:
         unreferenced = await self._unreferenced(page)

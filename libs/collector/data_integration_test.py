@@ -13,6 +13,7 @@ from libs.collector.data import UnreferencedData
 from libs.collector.sweep import Sweep
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.storage.data_sets import DataCatalog, DataSet
+from libs.core.storage.errors import BucketMissing
 from libs.core.storage.object_store import ObjectStore
 from tools.bots.data_upload import packed, upload_data
 from tools.stack.s3 import S3Server
@@ -78,7 +79,12 @@ async def test_content_of_a_description_that_only_newer_versions_read_stays(
 
 
 async def test_collection_without_a_bucket_does_nothing(catalog: DataCatalog) -> None:
-    await UnreferencedData(catalog, 1, least_seconds=0).collect(Sweep("data"))
+    sweep = Sweep("data")
+    await UnreferencedData(catalog, 1, least_seconds=0).collect(sweep)
+
+    assert sweep.count == 0
+    with pytest.raises(BucketMissing):
+        await keys(catalog)
 
 
 @pytest.mark.parametrize("key", ["data/content/x", "other", f"data/content/{'a' * 64}-1.tar.gz.bak"])

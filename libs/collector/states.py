@@ -6,7 +6,7 @@ A version is written before the document names it; so only those that are old en
 from collections.abc import Sequence
 from datetime import timedelta
 
-from libs.collector.sweep import Sweep
+from libs.collector.sweep import Sweep, pages
 from libs.core.process.service import ServiceDefinition
 from libs.core.storage.object_store import ObjectInfo, ObjectStore
 from libs.core.store.code_references import CodeReferences
@@ -46,17 +46,14 @@ class UnreferencedState:
     async def collect(self, sweep: Sweep) -> None:
         """Remove state without an entity. May be repeated and interrupted."""
         before = await self._store.now(self._bucket) - timedelta(seconds=self._settle_seconds)
-        page: list[ObjectInfo] = []
-        async for info in self._store.list(self._bucket, ""):
-            # A copy comes after the versions of its id.
-            if info.modified_at > before:
-                continue
-            if folder_of_copy(info.key) is not None or self._is_own(info.key):
-                page.append(info)
-            if len(page) == self._page:
-                await self._collect(sweep, page)
-                page = []
-        await self._collect(sweep, page)
+        # A copy is listed after the versions of its id.
+        old = (
+            info
+            async for info in self._store.list(self._bucket, "")
+            if info.modified_at <= before and (folder_of_copy(info.key) is not None or self._is_own(info.key))
+        )
+        async for page in pages(old, self._page):
+            await self._collect(sweep, page)
 
     def _is_own(self, key: str) -> bool:
         found = folder_and_service(key)

@@ -1,6 +1,7 @@
 """Remove objects, one at a time and at a bounded rate, or only count them."""
 
 import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, field
 
 from libs.collector.metrics import COLLECTED, COLLECTED_BYTES
@@ -10,6 +11,18 @@ from libs.core.storage.object_store import ObjectInfo, ObjectStore
 log = get_logger(__name__)
 
 _MOST_LOGGED = 100
+
+
+async def pages(found: AsyncIterable[ObjectInfo], size: int) -> AsyncIterator[list[ObjectInfo]]:
+    """Yield the objects in lists of *size*; the last one may be shorter."""
+    page: list[ObjectInfo] = []
+    async for info in found:
+        page.append(info)
+        if len(page) == size:
+            yield page
+            page = []
+    if page:
+        yield page
 
 
 @dataclass(frozen=True)
