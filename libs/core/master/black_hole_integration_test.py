@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 
 import pytest
-import pytest_asyncio
 
 from libs.core.leases.lease import Holder
 from libs.core.store.client import Database, Mongo, StoreUnavailable
@@ -18,13 +17,6 @@ from tools.stack.mongod import MongoServer
 
 LIFE_SECONDS = 5.0
 A = Holder("a", "a-1", "host-1")
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @asynccontextmanager

@@ -26,13 +26,6 @@ from tools.stack.mongod import MongoServer
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
-    yield mongo.database(database_name)
-    await mongo.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
 async def cluster(database: Database) -> AsyncIterator[Cluster]:
     async with running_cluster(database) as cluster:
         yield cluster

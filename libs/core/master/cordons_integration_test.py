@@ -6,16 +6,9 @@ import pytest_asyncio
 
 from libs.core.master.status import SegmentState
 from libs.core.room import MIB, Demand, Need, Room
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from tests.support.eventually import eventually
 from tests.support.rigs.coordination import AT_ONCE_SECONDS, Cluster, FakeHandler, owned_by, running_cluster
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

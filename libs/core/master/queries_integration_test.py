@@ -21,7 +21,7 @@ from libs.core.master.query_port import PATH, QueryHandler, QueryPort
 from libs.core.master.query_router import QueryRouter
 from libs.core.queries.messages import Answerer, Query, QueryAnswer, QueryFault, failed
 from libs.core.queries.request import BODY_BYTES
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.holds import HoldStore, HoldTarget
 from libs.core.store.partitions import PartitionStore
@@ -79,13 +79,6 @@ async def asked_master(cluster: Cluster, number: int) -> AsyncIterator[QueryPort
         await port.close()
         await app.close()
         await proxy.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

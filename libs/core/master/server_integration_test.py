@@ -15,7 +15,7 @@ from libs.core.errors import UserError
 from libs.core.master.metrics import MasterCollector
 from libs.core.master.server import SERVICE, CoordinationServer
 from libs.core.observability.metrics import registry
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.processes import KnownProcess
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -61,13 +61,6 @@ class Client:
         message = await asyncio.wait_for(self.call.read(), timeout=_ANSWER_SECONDS)
         assert message is not grpc.aio.EOF, await self.call.details()
         return message
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

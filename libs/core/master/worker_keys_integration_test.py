@@ -8,22 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.transport.worker_key import WorkerKey
 from libs.core.worker.session import DEPENDENCY, WorkerReplaced
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.support.eventually import eventually
 from tests.support.rigs.coordination import SHORT_LIFE_SECONDS, Cluster, RunningWorker, running_cluster
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest.fixture

@@ -1,22 +1,13 @@
 """The stored metrics of bots."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 import pytest_asyncio
 
 from libs.core.bot_metrics import MetricBook, Sample
 from libs.core.store.bot_metrics import COLLECTION, BotMetricsStore
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 
 NOON = 1_800_000_000.0
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -1,20 +1,11 @@
-from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
-import pytest_asyncio
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from libs.core.store.client import Database, Mongo, StoreDenied, StoreUnavailable
+from libs.core.store.client import Database, StoreDenied, StoreUnavailable
 from libs.core.store.code_references import CodeReferences
 from tests.support.faults.interruptions import InterruptedDatabase
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 def failing(database: Database, error: Exception) -> Database:

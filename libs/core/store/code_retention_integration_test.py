@@ -1,17 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest_asyncio
-
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.code_retention import CodeRetention
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 async def let_pass(database: Database, minutes: int) -> None:

@@ -1,7 +1,7 @@
 """Entities, partitions, tombstones and holds in a real MongoDB."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 
-from libs.core.store.client import Database, Mongo, StoreConflict, StoreRejected
+from libs.core.store.client import Database, StoreConflict, StoreRejected
 from libs.core.store.entities import Change, CodeLocation, Entity, EntityStore
 from libs.core.store.history import EntityEvent, EventKind
 from libs.core.store.holds import HoldTarget
@@ -19,13 +19,6 @@ from tests.support.rigs.published_events import SECOND, START
 from tests.support.rigs.published_events import event as published
 
 CUSTOM = {"config": {"runtime": "python3.11", "author": "alice"}, "filePath": "b/1.zip", "version": "1.0"}
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -1,13 +1,11 @@
 """What may be seen of entities, in a real MongoDB."""
 
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
-import pytest_asyncio
 
 from libs.core.leases.lease import Holder
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.entities import Entity
 from libs.core.store.entity_counts import EntityCounts
 from libs.core.store.entity_views import EntityFilter, EntityViews
@@ -17,13 +15,6 @@ from libs.core.store.processes import KnownProcess, ProcessStore
 from libs.core.store.shown_state import UNOWNED_STATES
 
 IDS = ["../x", "a/b", "a/c", "a\U0001f680", "b" * 300, "z"]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 async def insert(database: Database, entity_id: str, **fields: object) -> None:

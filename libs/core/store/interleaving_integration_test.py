@@ -1,15 +1,14 @@
 """Two workers write one entity at once: wherever one stands when the other does its work, the outcome is the same."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.entities import EntityStore
 from libs.core.store.history import EntityEvent, EventKind, History
 from libs.core.store.partitions import PartitionStore
@@ -29,13 +28,6 @@ def expected(events: Iterable[EntityEvent]) -> Any:
     for one in events:
         history = history.after(one)
     return history.current.content["config"] if history.current is not None else None
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 async def outcome(database: Database, store: EntityStore) -> tuple[Any, int]:

@@ -1,25 +1,16 @@
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-import pytest_asyncio
 
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.run_trimming import RunTrimming
 from libs.core.store.runs import RunStore
 from tests.support.faults.deaths import Mortal
 from tests.support.rigs.garbage_rig import Interruption
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 async def record(

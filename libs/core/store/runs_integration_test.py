@@ -1,4 +1,3 @@
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +7,7 @@ import pytest_asyncio
 
 from libs.core.leases.lease import Holder
 from libs.core.run_record import RunRecord
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.leases import LeaseStore
 from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from tests.support.faults.interruptions import OvertakenUpserts
@@ -32,13 +31,6 @@ def run(run_id: str, *, entity_id: str = "b1", minutes: int = 0, segment_id: int
 def ended(record: RunRecord, reason: str = "finished", exit_code: int = 0) -> RunRecord:
     end = record.started_at + timedelta(seconds=90)
     return replace(record, ended_at=end, reason=reason, exit_code=exit_code, last_lines=("a", "b"), oom_killed=False)
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

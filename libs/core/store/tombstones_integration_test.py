@@ -1,27 +1,18 @@
 """The last deletion is what is remembered, whichever is written first, last, or at the same moment."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
-from libs.core.store.client import Database, Mongo
+from libs.core.store.client import Database
 from libs.core.store.history import Stamp
 from libs.core.store.tombstones import TombstoneStore
 from tests.support.faults.interruptions import OvertakenUpserts
 
 EARLIER, LATER = Stamp.of(1000), Stamp.of(2000)
 STREAM = 500
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def database(mongo_uri: str, database_name: str) -> AsyncIterator[Database]:
-    mongo = Mongo(mongo_uri, timeout_seconds=20)
-    yield mongo.database(database_name)
-    await mongo.close()
 
 
 @pytest.mark.parametrize(("mine", "others"), [(EARLIER, LATER), (LATER, EARLIER)], ids=["earlier", "later"])
