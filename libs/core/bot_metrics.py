@@ -137,18 +137,16 @@ class MetricBook:
                 self.left_out = True
 
     def continue_from(self, earlier: "MetricBook") -> None:
-        """Add the series of an earlier worker, as far as there is a place for them."""
+        """Take over the series of an earlier worker, as far as there is a place for them."""
         for key, stored in earlier.series.items():
             known = self.series.get(key)
-            if known is None:
-                if len(self.series) < self._most_names:
-                    self.series[key] = stored
+            if known is not None:
+                for minute, value in known.points.items():
+                    stored.add(value, minute * 60.0, known.texts)
+                stored.add(known.value, known.at, known.texts)
+            elif len(self.series) >= self._most_names:
                 continue
-            merged = Series(stored.name, stored.kind, stored.value, stored.at, stored.texts, stored.points)
-            for minute, value in known.points.items():
-                merged.add(value, minute * 60.0, known.texts)
-            merged.add(known.value, known.at, known.texts)
-            self.series[key] = merged
+            self.series[key] = stored
         self.left_out = self.left_out or earlier.left_out
 
     def values(self) -> dict[str, float]:

@@ -45,7 +45,7 @@ class StateVersion:
 
     def to_document(self) -> dict[str, Any]:
         """Return it as stored."""
-        return {**vars(self)}
+        return dict(vars(self))
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "StateVersion":
@@ -113,5 +113,5 @@ class SavedState:
     def adding(self, version: StateVersion, keep: int = KEPT_VERSIONS) -> tuple["SavedState", Sequence[StateVersion]]:
         """Return the state with *version* as the current one, and the versions that are no longer kept."""
         versions = (*self.versions, version)
-        changed = replace(self, number=version.number, versions=versions[-keep:])
-        return replace(changed, epoch=max(self.epoch, version.epoch)), versions[:-keep]
+        epoch = max(self.epoch, version.epoch)
+        return replace(self, epoch=epoch, number=version.number, versions=versions[-keep:]), versions[:-keep]

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -23,6 +23,8 @@ from libs.core.process.process import runtime_version
 from libs.core.store.audit import Action, AuditFilter
 from libs.core.store.entity_views import EntityFilter, EntityView
 from libs.core.store.runs import RunFilter
+
+T = TypeVar("T")
 
 LIMIT = whole("limit", "Maximum number of items.", least=1, most=1000, default=100)
 SEGMENT = whole("segment", "Only items of this segment.", least=0, most=2**31 - 1)
@@ -170,13 +172,12 @@ class MasterApi:
         return await self.observatory.entities(wanted, after=asked.values["after"], limit=asked.values["limit"])
 
     async def _entity(self, asked: Asked) -> EntityView:
-        found = await self.observatory.entity(asked.entity_id)
-        if found is None:
-            raise Refused(404, f"there is no {self.observatory.service.noun} {asked.entity_id!r}")
-        return found
+        return self._existing(asked, await self.observatory.entity(asked.entity_id))
 
     async def _metrics(self, asked: Asked) -> EntityMetrics:
-        found = await self.observatory.metrics(asked.entity_id)
+        return self._existing(asked, await self.observatory.metrics(asked.entity_id))
+
+    def _existing(self, asked: Asked, found: T | None) -> T:
         if found is None:
             raise Refused(404, f"there is no {self.observatory.service.noun} {asked.entity_id!r}")
         return found

@@ -104,7 +104,7 @@ class QueryRouter:
             entity = await self._entities.get(query.entity_id)
             if entity is None:
                 return failed(QueryFault.UNKNOWN, f"there is no {self._noun} {query.entity_id!r}")
-            if entity.held is not None and not entity.held.graceful:
+            if entity.killed:
                 text = f"this {self._noun} was killed: its code must not run before the kill is undone"
                 return failed(QueryFault.UNAVAILABLE, text)
             if not effective(entity).entrypoints.get("query"):

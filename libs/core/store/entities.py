@@ -77,6 +77,11 @@ class Entity:
         return self.enabled and self.held is None
 
     @property
+    def killed(self) -> bool:
+        """Whether it is held by a kill, so that its code must not run."""
+        return self.held is not None and not self.held.graceful
+
+    @property
     def bot(self) -> Mapping[str, Any]:
         """`custom.config`: the bot's own description."""
         return _object(self.custom.get("config"))
@@ -193,7 +198,7 @@ class EntityStore:
     async def may_run(self, entity_id: str) -> Entity | None:
         """Return one entity unless it was killed, or None."""
         entity = await self.get(entity_id)
-        return None if entity is None or (entity.held is not None and not entity.held.graceful) else entity
+        return None if entity is None or entity.killed else entity
 
     async def some(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
         """Return those of these entities that exist, by id."""

@@ -41,6 +41,11 @@ UsageOf = Callable[[str], UsageView | None]
 """Returns the usage of an entity's container; None when none runs."""
 
 
+def no_usage(entity_id: str) -> UsageView | None:
+    """Return None: for a service whose containers are not measured."""
+    return None
+
+
 class WorkerApi:
     """``/api/v1`` of a worker. It answers that the worker is starting until it is opened."""
 
@@ -50,7 +55,7 @@ class WorkerApi:
         self._entities: EntityViews | None = None
         self._logs: LogSource | None = None
         self._audit: AuditStore | None = None
-        self._usage: UsageOf = lambda entity_id: None
+        self._usage: UsageOf = no_usage
         self._token = ""
         self._streams = Streams()
 
@@ -63,7 +68,7 @@ class WorkerApi:
         *,
         token: str,
         audit: AuditStore | None = None,
-        usage: UsageOf = lambda entity_id: None,
+        usage: UsageOf = no_usage,
     ) -> None:
         """Serve requests from now on.
 

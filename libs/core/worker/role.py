@@ -51,7 +51,7 @@ from libs.core.store.runs import LiveRuns, RunStore
 from libs.core.store.saved_states import SavedStateStore
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
-from libs.core.worker.api import UsageOf, UsageView, WorkerApi
+from libs.core.worker.api import UsageOf, WorkerApi, no_usage
 from libs.core.worker.handler import SegmentHandler
 from libs.core.worker.metrics import WorkerCollector
 from libs.core.worker.worker import EngineFolders, EngineView, Worker
@@ -102,10 +102,6 @@ class WorkerContext:
     owns: Callable[[int], bool]
 
 
-def _no_usage(entity_id: str) -> UsageView | None:
-    return None
-
-
 async def _nothing() -> None:
     return None
 
@@ -134,7 +130,7 @@ class WorkerBackend:
     metrics: Sequence[Collector] = ()
     folders: EngineFolders | None = None
     at_exit: Callable[[], Awaitable[None]] = _nothing
-    usage: UsageOf = _no_usage
+    usage: UsageOf = no_usage
     answerer: Answerer | None = None
 
 
