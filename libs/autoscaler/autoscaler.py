@@ -146,7 +146,7 @@ class Autoscaler:
         return decision
 
     def _for_replicas(self, fleet: FleetSnapshot, pods: Sequence[Pod]) -> FleetSnapshot:
-        """Return the fleet without what more replicas would not help: segments whose labels they do not have.
+        """Return the fleet without the segments that no further replica could own, because it would lack their labels.
 
         With no replica connected, those of the last ones count: they may have been removed because they had none of the
         labels. Before the first one connects, nothing is known.

@@ -57,7 +57,7 @@ class FleetSnapshot:
     labels: Mapping[str, Labels] = field(default_factory=dict)
 
     def only_for(self, replicas: Collection[Labels]) -> "FleetSnapshot":
-        """Return the fleet without the segments that no replica could own: none has all of their labels.
+        """Return the fleet without the segments that no replica can own, because none has all of their labels.
 
         Args:
             replicas: the labels of the workers that are scaled.

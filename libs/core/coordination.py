@@ -51,7 +51,7 @@ class WorkerIdentity:
     answers_queries: bool = False
     """False for a worker of an older version, and of a service without queries."""
     template: str = ""
-    """The template of its pod; empty outside Kubernetes, where the version has its place."""
+    """The template of its pod; empty outside Kubernetes, where the version takes its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def _events(value: object) -> object:
 
 
 class NotifySettings(Group):
-    """Webhooks that tell of crashes, holds and results."""
+    """Webhooks that are notified of crashes, holds and results."""
 
     url: Annotated[
         SecretStr | None,

@@ -104,7 +104,7 @@ async def deploy(database: Database, bot_id: str, segment: int, entrypoints: dic
     await database["bots"].insert_one({"id": bot_id, "segment_id": segment, "config": {}, "custom": custom})
 
 
-def telling(name: str) -> Answerer:
+def naming(name: str) -> Answerer:
     """Return an answerer that answers with the query and its worker."""
 
     async def answer(query: Query) -> QueryAnswer:
@@ -116,7 +116,7 @@ def telling(name: str) -> Answerer:
 
 async def test_any_master_answers_with_the_answer_of_the_owner(database: Database) -> None:
     async with asked_masters(database, 2) as asked:
-        workers = [asked.cluster.worker(name, answerer=telling(name)) for name in ("a", "b")]
+        workers = [asked.cluster.worker(name, answerer=naming(name)) for name in ("a", "b")]
         await eventually(lambda: owned_by(workers) == [1, 2])
         owner = next(name for name, worker in zip("ab", workers, strict=True) if 1 in worker.owns)
 
@@ -128,7 +128,7 @@ async def test_any_master_answers_with_the_answer_of_the_owner(database: Databas
 
 async def test_query_of_a_bot_whose_segment_has_no_owner_waits_for_one(asked: Asked) -> None:
     asking = asyncio.create_task(asked.ask())
-    asked.cluster.worker("a", answerer=telling("a"))
+    asked.cluster.worker("a", answerer=naming("a"))
 
     status, answer = await asking
 
@@ -137,7 +137,7 @@ async def test_query_of_a_bot_whose_segment_has_no_owner_waits_for_one(asked: As
 
 async def test_query_is_asked_again_where_the_segment_has_moved(asked: Asked) -> None:
     async def leaving(query: Query) -> QueryAnswer:
-        asked.cluster.worker("b", answerer=telling("b"))
+        asked.cluster.worker("b", answerer=naming("b"))
         await a.worker.drain()
         return failed(QueryFault.MOVED, "gone")
 
@@ -170,7 +170,7 @@ async def test_bot_without_an_owner_is_a_typed_error(asked: Asked) -> None:
     assert answer == {"status": "error", "error": "no worker owns this bot now: it moves or waits; try again later"}
 
 
-async def test_unknown_bot_and_bot_without_queries_are_told_apart(asked: Asked, database: Database) -> None:
+async def test_unknown_bot_and_bot_without_queries_are_different_errors(asked: Asked, database: Database) -> None:
     await deploy(database, "plain", 1, {"bot": "main.py"})
 
     assert (await asked.ask(bot_id="none"))[0] == 404
@@ -178,7 +178,7 @@ async def test_unknown_bot_and_bot_without_queries_are_told_apart(asked: Asked, 
 
 
 async def test_killed_bot_is_not_asked_and_a_stopped_one_is(asked: Asked, database: Database) -> None:
-    a = asked.cluster.worker("a", answerer=telling("a"))
+    a = asked.cluster.worker("a", answerer=naming("a"))
     await eventually(lambda: 1 in a.owns)
     holds, target = HoldStore(database), HoldTarget.entity("bot")
     await holds.hold(target, graceful=True)

@@ -1,4 +1,4 @@
-"""The query port: where it listens, and whom it admits."""
+"""The query port: the address on which it listens, and the requests that it admits."""
 
 import aiohttp
 import pytest
@@ -23,7 +23,7 @@ async def asked(port: QueryPort, token: str = "", method: str = "POST", path: st
         return answer.status, str((await answer.json())["error"])
 
 
-async def test_port_that_was_not_chosen_gives_way() -> None:
+async def test_default_port_that_is_taken_is_replaced_by_a_free_one() -> None:
     first = QueryPort(QuerySettings(port=0), http_settings(), QueryHandler())
     await first.start()
     default = QuerySettings.model_construct(set(), **{**dict(QuerySettings()), "port": first.port})
@@ -70,7 +70,7 @@ async def test_off_loopback_the_token_is_required(
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", PATH, 405), ("POST", "/other", 404)])
-async def test_other_requests_are_told_what_to_do(method: str, path: str, status: int) -> None:
+async def test_other_requests_are_refused_with_the_right_one(method: str, path: str, status: int) -> None:
     port = QueryPort(QuerySettings(port=0), http_settings(), QueryHandler())
     await port.start()
 

@@ -1,8 +1,8 @@
 """The metrics that bots print: one document for each entity, written by the owner of its segment.
 
 A document names the entity's own document, so that an entity that was removed, and created again under the same id, has
-none of the former one's metrics. A write looks for the entity afterwards: whoever comes last, the writer or the one who
-removes the entity, removes the document.
+none of the former one's metrics. Removing an entity removes its document, and a write looks for the entity afterwards:
+so none is left, in whichever order they happen.
 """
 
 from collections.abc import Collection, Mapping

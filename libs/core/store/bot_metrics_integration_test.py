@@ -91,7 +91,7 @@ async def test_metrics_of_many_bots_are_all_stored(database: Database, store: Bo
     assert await database[COLLECTION].count_documents({}) == 45
 
 
-async def test_entity_that_is_gone_leaves_nothing_behind_whoever_comes_last(
+async def test_write_after_the_removal_of_an_entity_leaves_nothing_behind(
     database: Database, store: BotMetricsStore
 ) -> None:
     await created(database, "b1", "b2")

@@ -182,7 +182,7 @@ class RevisionStore:
 
 
 def _upsert(revision: Revision) -> UpdateOne:
-    known: Document = {
+    outcome: Document = {
         "accepted": revision.accepted,
         "code_etag": revision.code_etag,
         "rejection": revision.rejection,
@@ -199,11 +199,12 @@ def _upsert(revision: Revision) -> UpdateOne:
         "config_digest": revision.config_digest,
         "keeps_code": True,
     }
-    # What another owner found out stays: a new owner has not checked yet what runs.
-    told = {name: value for name, value in known.items() if value or revision.accepted}
-    change: Document = {"$setOnInsert": first | {name: known[name] for name in known.keys() - told.keys()}}
-    if told:
-        change["$set"] = told
+    # The outcome that another owner wrote stays: a new owner has not checked yet what runs.
+    decided = {name: value for name, value in outcome.items() if value or revision.accepted}
+    undecided = {name: value for name, value in outcome.items() if name not in decided}
+    change: Document = {"$setOnInsert": first | undecided}
+    if decided:
+        change["$set"] = decided
     return UpdateOne({"_id": revision.key}, change, upsert=True)
 
 

@@ -310,7 +310,7 @@ class LiveRuns:
         found = await self._runs.list(wanted, limit=0)
         stopping = {run.run_id for run in found if self.may_still_stop(run)}
         others = [run for run in found if run.run_id not in stopping and run.segment_id != outside]
-        # It reads all partitions, and a bot that waits for a container to stop asks several times a second.
+        # It reads all partitions, and is needed several times a second while a bot waits for a container to stop.
         leases = {lease.segment_id: lease for lease in await self._leases.live()} if others else {}
         alive = stopping | {run.run_id for run in others if run.may_live_under(leases.get(run.segment_id))}
         return {run.entity_id: run.worker_id for run in found if run.run_id in alive}

@@ -29,7 +29,7 @@ HANDED_OVER = Counter("runtime_segments_handed_over_total", "Leases handed over 
 
 _POLL_SECONDS = 0.25
 _ALONE_SECONDS = 1.0
-"""A worker without neighbours, which is most of them in Kubernetes, is idle for longer."""
+"""The interval of a worker without neighbours, as most are in Kubernetes."""
 _ANSWER_SECONDS = 1.0
 _NO_FOLDER_SECONDS = 5.0
 _FORGET_SECONDS = 10.0
