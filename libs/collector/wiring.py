@@ -121,5 +121,5 @@ def _unreferenced_state(
     service: ServiceDefinition, databases: Databases, store: ObjectStore, storage: StorageSettings
 ) -> Garbage:
     """Return the garbage of saved state of *service*: state without an entity."""
-    references = CodeReferences((databases(service), service.collection))
+    references = CodeReferences((databases(service), service.collection), with_revisions=False)
     return UnreferencedState(service, store, storage.state_bucket, references)

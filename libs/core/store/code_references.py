@@ -17,16 +17,25 @@ class _Source(NamedTuple):
 
 
 class CodeReferences:
-    """References of all entities, and of the revisions of the service's own to which an owner may roll back.
+    """References of all entities, and of the revisions of the service's own to which an owner can roll back.
 
     Args:
         own: the service's own database, with the name of its collection.
         others: those of the other services. A database that these credentials cannot read is skipped: its references
             belong to its own service.
+        with_revisions: False for keys that no revision has; there are many times more revisions than entities.
     """
 
-    def __init__(self, own: tuple[Database, str], others: Sequence[tuple[Database, str]] = ()) -> None:
-        self._own = [_Source(*own), _Source(own[0], REVISIONS, {"keeps_code": True})]
+    def __init__(
+        self,
+        own: tuple[Database, str],
+        others: Sequence[tuple[Database, str]] = (),
+        *,
+        with_revisions: bool = True,
+    ) -> None:
+        self._own = [_Source(*own)]
+        if with_revisions:
+            self._own.append(_Source(own[0], REVISIONS, {"keeps_code": True}))
         self._others = [_Source(*other) for other in others]
 
     async def among(self, keys: Collection[str]) -> set[str]:

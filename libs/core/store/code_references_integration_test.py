@@ -26,6 +26,15 @@ async def test_references_of_all_services_count(database: Database) -> None:
     assert await references.among([]) == set()
 
 
+async def test_revisions_that_keep_their_code_count_unless_they_are_left_out(database: Database) -> None:
+    await database["revisions"].insert_many(
+        [{"custom": {"filePath": "kept"}, "keeps_code": True}, {"custom": {"filePath": "old"}, "keeps_code": False}]
+    )
+
+    assert await CodeReferences((database, "bots")).among(["kept", "old"]) == {"kept"}
+    assert await CodeReferences((database, "bots"), with_revisions=False).among(["kept", "old"]) == set()
+
+
 async def test_another_services_database_that_may_not_be_read_is_left_out(database: Database) -> None:
     await database["bots"].insert_one({"id": "b", "custom": {"filePath": "one"}})
     denied = failing(database, OperationFailure("not authorized on bot_scheduler", 13))
