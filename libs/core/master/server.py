@@ -181,16 +181,16 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
 
     def tell(self, session: SessionId, assignment: Assignment) -> None:
         """Send an assignment; it replaces one that is still unsent. Ignored after the end of the stream."""
-        self._put(session, "assignment", pb.MasterMessage(assignment=assignment_to_wire(assignment)))
+        self._put(session, pb.MasterMessage(assignment=assignment_to_wire(assignment)))
 
     def ask_to_register(self, session: SessionId) -> None:
         """Tell the worker to register again."""
-        self._put(session, "register_again", pb.MasterMessage(register_again=pb.RegisterAgain()))
+        self._put(session, pb.MasterMessage(register_again=pb.RegisterAgain()))
 
     def replace(self, session: SessionId, by: WorkerIdentity) -> None:
         """End the stream because another process has the same worker id."""
         replaced = pb.Replaced(instance_id=by.instance_id, host=by.host, hostname=by.hostname)
-        self._put(session, "replaced", pb.MasterMessage(replaced=replaced))
+        self._put(session, pb.MasterMessage(replaced=replaced))
         details = f"another process has registered as {by.worker_id!r} (on {by.hostname or by.host})"
         self._end(session, grpc.StatusCode.ALREADY_EXISTS, details)
 
@@ -215,7 +215,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         answered: asyncio.Future[QueryAnswer | None] = asyncio.get_running_loop().create_future()
         self._queries[query_id] = (session, answered)
         try:
-            stream.put(f"query {query_id.hex()}", pb.MasterMessage(query=query_to_wire(query, query_id)))
+            stream.put(pb.MasterMessage(query=query_to_wire(query, query_id)))
             return await answered
         finally:
             del self._queries[query_id]
@@ -347,7 +347,7 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             self._register(stream, identity, state)
         else:
             stream.unproven = Unproven(new_challenge(), identity, state)
-            stream.put("challenge", pb.MasterMessage(challenge=pb.Challenge(nonce=stream.unproven.challenge)))
+            stream.put(pb.MasterMessage(challenge=pb.Challenge(nonce=stream.unproven.challenge)))
 
     def _check(self, stream: WorkerStream, unproven: Unproven, signature: bytes) -> None:
         identity, stream.unproven = unproven.identity, None
@@ -369,15 +369,15 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
             return
         if stream.register_by is not None:
             stream.register_by.cancel()
-        stream.put("registered", self._registered)
+        stream.put(self._registered)
         about: Attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": "Coordinate"}
         with span("register worker", parent=stream.trace, kind=SpanKind.SERVER, attributes=about) as made:
             made.set(worker=identity.worker_id)
             self._coordinator.register(stream.session, identity, state)
 
-    def _put(self, session: SessionId, kind: str, message: pb.MasterMessage) -> None:
+    def _put(self, session: SessionId, message: pb.MasterMessage) -> None:
         if (stream := self._streams.get(session)) is not None:
-            stream.put(kind, message)
+            stream.put(message)
 
     def _end(self, session: SessionId, code: grpc.StatusCode, details: str) -> None:
         if (stream := self._streams.get(session)) is not None:

@@ -32,7 +32,7 @@ class Unproven:
 
 
 class WorkerStream:
-    """The messages to write to one worker: only the latest of each kind."""
+    """The messages to write to one worker: only the latest of each kind, and all queries."""
 
     def __init__(self, session: SessionId, trace: Headers, token: str, pod: ProvenPod) -> None:
         self.session = session
@@ -42,13 +42,13 @@ class WorkerStream:
         self.unproven: Unproven | None = None
         """The registration whose proof is expected."""
         self.register_by: asyncio.TimerHandle | None = None
-        self._outgoing: dict[str, pb.MasterMessage] = {}
+        self._outgoing: dict[tuple[str | None, bytes], pb.MasterMessage] = {}
         self._end: End | None = None
         self._news = asyncio.Event()
 
-    def put(self, kind: str, message: pb.MasterMessage) -> None:
-        """Write *message* soon, in place of an earlier one of its *kind*, which may have a second word."""
-        self._outgoing[kind] = message
+    def put(self, message: pb.MasterMessage) -> None:
+        """Write *message* soon, in place of an earlier one of its kind, or of the same query."""
+        self._outgoing[message.WhichOneof("kind"), message.query.query_id] = message
         self._news.set()
 
     def refuse(self, code: grpc.StatusCode, details: str) -> None:
@@ -65,9 +65,8 @@ class WorkerStream:
         """Write queued messages until the stream is to end."""
         while True:
             while self._outgoing:
-                kind = next(iter(self._outgoing))
-                message = self._outgoing.pop(kind)
-                with observe("grpc", f"send {kind.partition(' ')[0]}"):
+                message = self._outgoing.pop(next(iter(self._outgoing)))
+                with observe("grpc", f"send {message.WhichOneof('kind')}"):
                     await context.write(message)
             if self._end is not None:
                 return self._end
