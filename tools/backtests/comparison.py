@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tools.backtests.curves import kept_points
 from tools.backtests.findings import Plot, Series, findings, is_date
 from tools.backtests.results import Known
 
 _EQUITY = re.compile(r"equity|balance|portfolio|capital|net.?worth|\bnav\b|wealth", re.IGNORECASE)
-_MOST_POINTS = 2000
 _OTHER = re.compile(r"benchmark|buy.{0,5}hold|drawdown|price", re.IGNORECASE)
 
 
@@ -85,20 +85,8 @@ def equity_of(name: str, plots: Sequence[Plot]) -> tuple[Series | None, str]:
     if not candidates:
         return None, ""
     _, plot, series = min(candidates, key=lambda candidate: candidate[0])
-    kept = _kept(series.ys)
+    kept = kept_points(series.ys)
     return Series(name, [series.xs[i] for i in kept if i < len(series.xs)], [series.ys[i] for i in kept]), plot.unit
-
-
-def _kept(ys: Sequence[float | None]) -> list[int]:
-    """Return the indexes of the points to keep: all of a short curve, else lows and highs, so that no peak is lost."""
-    if len(ys) <= _MOST_POINTS:
-        return list(range(len(ys)))
-    size = 2 * len(ys) // _MOST_POINTS + 1
-    kept: set[int] = {0, len(ys) - 1}
-    for start in range(0, len(ys), size):
-        known = [(y, start + i) for i, y in enumerate(ys[start : start + size]) if y is not None]
-        kept |= {min(known)[1], max(known)[1]} if known else {start}
-    return sorted(kept)
 
 
 def _rank(plot: Plot, series: Series) -> int:

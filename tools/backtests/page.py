@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.backtest_runner.parameters import Parameters
+from tools.backtests.curves import kept_points
 from tools.backtests.findings import Plot, Series, Table, failure_of, findings, is_date, number_of
 
 _COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 320, 70, 28, 12
-_MOST_POINTS = 2000
 _MOST_ROWS = 5000
 _MOST_CHARACTERS = 200_000
 _STYLE = """
@@ -138,18 +138,7 @@ def _placed(series: Series) -> list[tuple[float, float | None]]:
     if any(x is None for x in numbers):
         numbers = [float(index) for index in range(len(numbers))]
     points = [(x, y) for x, y in zip(numbers, series.ys, strict=False) if x is not None]
-    if len(points) <= _MOST_POINTS:
-        return points
-    # Of each stretch its minimum and maximum, so that no peak is lost.
-    size = 2 * len(points) // _MOST_POINTS
-    thinned: list[tuple[float, float | None]] = []
-    for start in range(0, len(points), size):
-        known = [(x, y) for x, y in points[start : start + size] if y is not None]
-        if known:
-            thinned += sorted({min(known, key=lambda p: p[1]), max(known, key=lambda p: p[1])})
-        else:
-            thinned.append((points[start][0], None))
-    return thinned
+    return [points[index] for index in kept_points([y for _, y in points])]
 
 
 def table_section(table: Table) -> str:
