@@ -29,7 +29,7 @@ def config_findings(
     """
     return [
         *_schema_findings(description, kind, config, where, described_in),
-        *(found for check in _CHECKS for found in _refusals(check, config, where)),
+        *(found for check in _CHECKS for found in refusals(check, config, where)),
     ]
 
 
@@ -62,7 +62,8 @@ def _violations(config: Mapping[str, Any], schema: Schema) -> list[Violation]:
     return min(found, violations(own, schema), key=len)
 
 
-def _refusals(check: Callable[[Mapping[str, Any]], object], config: Mapping[str, Any], where: str) -> list[Finding]:
+def refusals(check: Callable[[Mapping[str, Any]], object], config: Mapping[str, Any], where: str) -> list[Finding]:
+    """Return the error that *check* raises for *config*, if any, as a finding."""
     try:
         check(config)
     except UserError as error:

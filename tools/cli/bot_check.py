@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from libs.core.errors import UserError
 from services.bot_scheduler.policy import read_definition
 from tools.author.checks import check_code, check_config, size_findings
+from tools.author.config_check import refusals
 from tools.author.dependencies.plan import MODULES, VENDOR, packages_step
 from tools.author.findings import Finding
 from tools.author.starter import StarterKind
@@ -46,7 +46,7 @@ def check(
     if merged:
         findings += check_config(folder, deployed_as, merged)
     if kind == StarterKind.SCHEDULE or "schedule" in merged:
-        findings += _schedule_findings(folder, merged)
+        findings += refusals(read_definition, merged, f"{folder.path}: config")
     data: dict[str, Any] = {
         "directory": str(directory),
         "name": folder.name,
@@ -66,14 +66,6 @@ def _built(folder: BotFolder, findings: list[Finding]) -> set[str]:
     except BotFolderInvalid as error:
         findings.append(Finding(str(folder.path), str(error), "or deploy with --no-build"))
         return set()
-
-
-def _schedule_findings(folder: BotFolder, config: dict[str, Any]) -> list[Finding]:
-    try:
-        read_definition(config)
-    except UserError as error:
-        return [Finding(f"{folder.path}: config", str(error), "correct it")]
-    return []
 
 
 def _print(folder: BotFolder, findings: list[Finding], data: dict[str, Any]) -> None:
