@@ -3,23 +3,23 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
 from libs.core.events.wakeups import WakeUps
 from libs.core.process.service import BOT_RUNNER
-from libs.core.store.audit import Action, AuditEntry, AuditStore, Way
+from libs.core.store.audit import Action
 from libs.core.store.entities import Entity
 from libs.core.store.holds import HoldTarget
 from tools.bots.standstill import Standstill
 from tools.cli import interrupts
+from tools.cli.audit_record import record
 from tools.cli.bot_waiting import wait_option
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.local_user import user_of_this_machine
 from tools.cli.output import cell, output_option, show
 
 _POLL_SECONDS = 0.1
@@ -153,7 +153,7 @@ async def _keep_down(
         by = f"runtime bot {switch.name}"
         holds = [await entities.holds.hold(target, by, reason, graceful=switch.graceful) for target in targets]
         done = Action.STOPPED if switch.graceful else Action.KILLED
-        await _record(servers, done, targets, reason)
+        await record(servers, done, _recorded(targets), reason)
         since = min(hold.since for hold in holds)
         await _wake(servers, affected)
         # Again: a bot may have been created before the hold was stored.
@@ -197,19 +197,16 @@ async def _let_run(switch: Switch, done: str, targets: Sequence[HoldTarget]) -> 
             raise Failure(_no_hold(switch, missing, affected), ExitCode.NOT_FOUND)
         for target in targets:
             await entities.holds.resume(target, graceful=switch.graceful)
-        await _record(servers, Action.STARTED if switch.graceful else Action.RESUMED, targets)
+        await record(servers, Action.STARTED if switch.graceful else Action.RESUMED, _recorded(targets))
         await _wake(servers, affected)
         names = [entity.id for entity in affected]
         still = {e.id: _held_by(e) for e in await entities.by_ids(names) if e.held is not None}
         return {done: _names(targets), "bots": names, "still_held": still}
 
 
-async def _record(servers: Connections, action: Action, targets: Sequence[HoldTarget], reason: str = "") -> None:
-    """Write into the audit record who did it; nothing fails for it."""
-    now, who = datetime.now(UTC), user_of_this_machine()
-    names = [target.value if target.kind == "id" else str(target) for target in targets]
-    entries = [AuditEntry(now, action, who, Way.COMMAND, name, reason) for name in names]
-    await AuditStore(await servers.database(BOT_RUNNER)).record(entries)
+def _recorded(targets: Sequence[HoldTarget]) -> list[str]:
+    """Return the names of *targets* in the audit record."""
+    return [target.value if target.kind == "id" else str(target) for target in targets]
 
 
 async def _wake(servers: Connections, affected: Sequence[Entity]) -> None:

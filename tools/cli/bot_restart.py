@@ -10,10 +10,11 @@ import click
 
 from libs.core.events.wakeups import WakeUps
 from libs.core.process.service import BOT_RUNNER
-from libs.core.store.audit import Action, AuditEntry, AuditStore, Way
+from libs.core.store.audit import Action
 from libs.core.store.entities import RESTART_FIELD, Entity
 from services.bot_runner.status import BotState
 from tools.cli import interrupts
+from tools.cli.audit_record import record
 from tools.cli.bot_waiting import wait_option
 from tools.cli.connections import Connections, connected
 from tools.cli.entity_lookup import existing
@@ -54,14 +55,13 @@ async def _restart(bot_ids: Sequence[str], reason: str, *, wait: bool) -> list[d
 async def _one(servers: Connections, bot_id: str, reason: str, *, wait: bool) -> dict[str, Any]:
     entity = await existing(servers, BOT_RUNNER, bot_id)
     _check(entity)
-    entities, who = await servers.entities(BOT_RUNNER), user_of_this_machine()
-    request = {"id": uuid.uuid4().hex, "at": datetime.now(UTC), "by": who}
+    entities = await servers.entities(BOT_RUNNER)
+    request = {"id": uuid.uuid4().hex, "at": datetime.now(UTC), "by": user_of_this_machine()}
     same = {"_id": entity.document["_id"]}
     if not await entities.compare_and_set(bot_id, same, {RESTART_FIELD: request}):
         raise Failure(f"bot {bot_id!r} was removed meanwhile", ExitCode.NOT_FOUND)
     detail = f"restart: {reason}" if reason else "restart"
-    entry = AuditEntry(datetime.now(UTC), Action.STARTED, who, Way.COMMAND, bot_id, detail)
-    await AuditStore(await servers.database(BOT_RUNNER)).record([entry])
+    await record(servers, Action.STARTED, [bot_id], detail)
     await WakeUps(await servers.nats_if_up(), BOT_RUNNER.name).segments_changed({entity.segment_id})
     facts = {"id": bot_id, "restart": request["id"]}
     return facts | (await _running_again(servers, entity, str(request["id"])) if wait else {"state": "requested"})

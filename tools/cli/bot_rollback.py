@@ -1,6 +1,5 @@
 """`runtime bot rollback`: deploy an earlier revision again."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -8,8 +7,7 @@ import click
 from libs.core.process.service import BOT_RUNNER
 from libs.core.secrets.withholding import SecretsMissing, completed
 from libs.core.storage.errors import ObjectMissing
-from libs.core.store.audit import Action, AuditEntry, AuditStore, Way
-from libs.core.store.entities import Entity
+from libs.core.store.audit import Action
 from libs.core.store.releases import effective
 from libs.core.store.revisions import Revision, RevisionStore
 from tools.bots.announce import redeployed
@@ -17,12 +15,12 @@ from tools.bots.deploying import publish
 from tools.bots.redeploy import kept_fields
 from tools.bots.revisions import NoSuchRevision, code_of, target_of
 from tools.cli import interrupts
+from tools.cli.audit_record import record
 from tools.cli.connections import Connections, connected
 from tools.cli.entity_lookup import existing
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.health_options import Health, health_of, health_options, health_text
-from tools.cli.local_user import user_of_this_machine
 from tools.cli.output import cell, output_option, show
 
 
@@ -61,7 +59,7 @@ async def _rollback(bot_id: str, wanted: int | None, health: Health) -> dict[str
         except SecretsMissing as error:
             raise Failure(f"revision {target.revision} of {bot_id!r} cannot be restored: {error}") from error
         announced = redeployed(entity, config, target.custom, beside={**kept_fields(entity), **health.fields})
-        await _record(servers, entity, target)
+        await record(servers, Action.UPDATED, [bot_id], f"rollback to revision {target.revision}")
         await publish(servers, BOT_RUNNER, await servers.entities(BOT_RUNNER), announced, is_new=False)
         facts = {"id": bot_id, "restored": target.revision, "version": target.version}
         return facts | await health.watch(servers, bot_id, announced.updated_at)
@@ -87,13 +85,6 @@ async def _check_code(servers: Connections, target: Revision) -> None:
             f"({bucket}/{code.key}); {deploy}",
             ExitCode.NOT_FOUND,
         )
-
-
-async def _record(servers: Connections, entity: Entity, target: Revision) -> None:
-    """Write into the audit record who did it; nothing fails for it."""
-    detail = f"rollback to revision {target.revision}"
-    entry = AuditEntry(datetime.now(UTC), Action.UPDATED, user_of_this_machine(), Way.COMMAND, entity.id, detail)
-    await AuditStore(await servers.database(BOT_RUNNER)).record([entry])
 
 
 def _said(data: dict[str, Any]) -> str:
