@@ -1,4 +1,4 @@
-"""Workers that save and restore state with real servers, and that crash, are replaced, or are deceived."""
+"""Workers that save and restore state with real servers: also when they crash or are replaced, or bots are hostile."""
 
 import asyncio
 import io
@@ -81,6 +81,14 @@ class World:
         folders.prepare()
         return Host(folders, StateVersions(store, self.bucket, pointers, "bot-runner"))
 
+    async def started(self, objects: ObjectStore | None = None) -> tuple["Host", ManagedContainer]:
+        """A new bot, on a new host on which it has been started."""
+        await self.create()
+        host = self.host(objects=objects)
+        container, begins_with = await host.start(BOT)
+        assert begins_with == {}
+        return host, container
+
     async def create(self, entity_id: str = "b/1", segment: int = 1) -> None:
         await self.database["bots"].insert_one({"id": entity_id, "segment_id": segment})
 
@@ -106,7 +114,7 @@ class Host:
         self.keeper = self.worker()
 
     def worker(self, versions: StateVersions | None = None) -> StateKeeper:
-        """A new worker on this host, which knows nothing of the last one."""
+        """A new worker on this host, with nothing in memory of the one before."""
         self.keeper = StateKeeper(
             versions or self.versions,
             service="bot-runner",
@@ -120,7 +128,7 @@ class Host:
         return self.keeper
 
     async def start(self, executable: Executable) -> tuple[ManagedContainer, Mapping[str, bytes]]:
-        """Start it like the runner; return the container and what it begins with."""
+        """Start it like the runner; return the container and the state at its start."""
         claimed = await self.keeper.claim(executable)
         container = replace(
             a_container("c", executable.id, executable.segment),
@@ -138,6 +146,11 @@ class Host:
     def write(self, container: ManagedContainer, **contents: str) -> None:
         """Put an archive where the init does."""
         self.put(container, tar_of([StateFile(n.encode(), t.encode()) for n, t in contents.items()], 0))
+
+    async def save(self, container: ManagedContainer, **contents: str) -> None:
+        """Write an archive, and save it as the last one."""
+        self.write(container, **contents)
+        await self.keeper.save(container)
 
     def put(self, container: ManagedContainer, archive: bytes) -> None:
         """Put any bytes there."""
@@ -171,8 +184,7 @@ async def test_state_of_a_run_is_what_the_next_run_on_another_host_begins_with(w
     container, begins_with = await first.start(BOT)
     assert begins_with == {}
 
-    first.write(container, a="1", b="2")
-    await first.keeper.save(container)
+    await first.save(container, a="1", b="2")
 
     _, begins_with = await second.start(replace(BOT, epoch=2, run_id="r2"))
     assert begins_with == {"a": b"1", "b": b"2"} == await world.copied()
@@ -180,9 +192,7 @@ async def test_state_of_a_run_is_what_the_next_run_on_another_host_begins_with(w
 
 
 async def test_change_is_saved_by_the_loop_and_an_equal_state_is_no_new_version(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
 
     for text in ("1", "2", "2"):
         host.write(container, a=text)
@@ -194,9 +204,7 @@ async def test_change_is_saved_by_the_loop_and_an_equal_state_is_no_new_version(
 
 
 async def test_owner_of_a_later_epoch_saves_what_an_earlier_one_of_its_worker_could_not(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     await world.database["bots"].update_one({"id": BOT.id}, {"$set": {"saved_state.epoch": 5}})
     host.write(container, a="1")
     await host.keeper.save_changed()
@@ -209,9 +217,7 @@ async def test_owner_of_a_later_epoch_saves_what_an_earlier_one_of_its_worker_co
 
 
 async def test_worker_without_the_segment_saves_nothing_while_the_container_runs(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     host.keeper._owns = lambda segment: False
 
     host.write(container, a="1")
@@ -224,16 +230,12 @@ async def test_run_whose_state_was_claimed_by_a_later_one_saves_nothing(world: W
     await world.create()
     late, host = world.host(), world.host()
     container, _ = await late.start(BOT)
-    late.write(container, a="old")
-    await late.keeper.save(container)
+    await late.save(container, a="old")
     successor, _ = await host.start(replace(BOT, epoch=2, run_id="r2"))
 
-    late.write(container, a="late")
-    await late.keeper.save(container)
-    host.write(successor, a="new")
-    await host.keeper.save(successor)
-    late.write(container, a="later")
-    await late.keeper.save(container)
+    await late.save(container, a="late")
+    await host.save(successor, a="new")
+    await late.save(container, a="later")
 
     assert await world.copied() == {"a": b"new"}
     assert len(await world.keys()) == 3, "two versions and the copy"
@@ -246,12 +248,10 @@ async def test_dead_container_that_a_later_owner_finds_does_not_replace_the_stat
     first, second = world.host(), world.host()
     dead, _ = await first.start(BOT)
     container, _ = await second.start(replace(BOT, epoch=2, run_id="r2"))
-    second.write(container, a="new")
-    await second.keeper.save(container)
+    await second.save(container, a="new")
 
     first.keeper.begin(1, 3)
-    first.write(dead, a="old")
-    await first.keeper.save(dead)
+    await first.save(dead, a="old")
 
     assert await world.copied() == {"a": b"new"}
 
@@ -267,9 +267,7 @@ async def test_start_by_a_worker_that_lost_the_segment_is_refused(world: World) 
 
 
 async def test_worker_that_was_frozen_does_not_save_over_the_one_that_adopted_the_container(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     frozen = host.keeper
     adopting = host.worker()
     adopting.begin(1, 2)
@@ -286,39 +284,31 @@ async def test_state_moves_with_a_bot_to_a_segment_with_lower_epochs(world: Worl
     await world.create()
     host = world.host()
     container, _ = await host.start(replace(BOT, epoch=7))
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    await host.save(container, a="1")
     await world.database["bots"].update_one({"id": BOT.id}, {"$set": {"segment_id": 2}})
 
     container, begins_with = await host.start(replace(BOT, segment=2, epoch=1, run_id="r2"))
     assert begins_with == {"a": b"1"}
-    host.write(container, a="2")
-    await host.keeper.save(container)
+    await host.save(container, a="2")
 
     assert await world.copied() == {"a": b"2"}
 
 
 async def test_container_that_a_repeated_start_finds_running_goes_on_saving(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     await host.keeper.claim(replace(BOT, run_id="r2"))
 
     await host.keeper.claim_again(container)
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    await host.save(container, a="1")
 
     assert await world.copied() == {"a": b"1"}
 
 
 async def test_the_last_versions_are_kept_and_older_ones_removed(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
 
     for number in range(KEPT_VERSIONS + 3):
-        host.write(container, a=str(number))
-        await host.keeper.save(container)
+        await host.save(container, a=str(number))
 
     state = await world.saved()
     assert [version.number for version in state.versions] == list(range(4, KEPT_VERSIONS + 4))
@@ -336,8 +326,7 @@ async def test_worker_that_dies_at_any_step_of_a_save_loses_nothing_that_its_suc
         executable = replace(BOT, id=entity_id)
         container, _ = await healthy.start(executable)
         for number in range(KEPT_VERSIONS):
-            healthy.write(container, a=str(number))
-            await healthy.keeper.save(container)
+            await healthy.save(container, a=str(number))
         death = Death(at, before=before)
         dying = world.host(death)
         dying.folders = healthy.folders
@@ -369,11 +358,8 @@ async def test_worker_that_dies_at_any_step_of_a_save_loses_nothing_that_its_suc
 
 
 async def test_state_that_is_not_there_is_an_error_and_no_empty_state(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    host, container = await world.started()
+    await host.save(container, a="1")
     latest = (await world.saved()).latest
     assert latest is not None
     await world.objects.remove(world.bucket, latest.key)
@@ -383,11 +369,8 @@ async def test_state_that_is_not_there_is_an_error_and_no_empty_state(world: Wor
 
 
 async def test_state_that_was_changed_in_the_storage_is_not_restored(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    host, container = await world.started()
+    await host.save(container, a="1")
     latest = (await world.saved()).latest
     assert latest is not None
     await world.objects.put(world.bucket, latest.key, b"something else")
@@ -397,14 +380,12 @@ async def test_state_that_was_changed_in_the_storage_is_not_restored(world: Worl
 
 
 async def test_while_the_storage_is_away_the_state_stays_on_the_host(world: World, s3_server: S3Server) -> None:
-    await world.create()
     async with TcpProxy.before(int(s3_server.endpoint.rpartition(":")[2])) as proxy:
         store = ObjectStore(
             store_of(s3_server).settings.model_copy(update={"endpoint": f"127.0.0.1:{proxy.port}"}),
             connect_timeout_seconds=0.5,
         )
-        cut_off = world.host(objects=store)
-        container, _ = await cut_off.start(BOT)
+        cut_off, container = await world.started(store)
         await proxy.close()
         cut_off.write(container, a="1")
         with pytest.raises(StateUnsaved):
@@ -418,12 +399,9 @@ async def test_while_the_storage_is_away_the_state_stays_on_the_host(world: Worl
 
 
 async def test_copy_that_failed_is_made_by_the_next_attempt(world: World, s3_server: S3Server) -> None:
-    await world.create()
     store = Store(store_of(s3_server).settings)
-    host = world.host(objects=store)
-    container, _ = await host.start(BOT)
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    host, container = await world.started(store)
+    await host.save(container, a="1")
 
     host.write(container, a="2")
     store.refuses_copies = True
@@ -440,11 +418,9 @@ async def test_copy_that_failed_is_made_by_the_next_attempt(world: World, s3_ser
 async def test_state_that_cannot_be_saved_is_tried_again_after_growing_delays(
     world: World, s3_server: S3Server
 ) -> None:
-    await world.create()
-    await world.create("other")
     store = Store(store_of(s3_server).settings)
-    host = world.host(objects=store)
-    container, _ = await host.start(BOT)
+    host, container = await world.started(store)
+    await world.create("other")
     other, _ = await host.start(replace(BOT, id="other"))
     host.write(container, a="1")
     store.refuses_copies = True
@@ -464,18 +440,13 @@ async def test_state_that_cannot_be_saved_is_tried_again_after_growing_delays(
 
 
 async def test_state_of_a_deleted_bot_is_not_saved_and_another_bot_of_its_id_begins_without(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
-    host.write(container, a="1")
-    await host.keeper.save(container)
+    host, container = await world.started()
+    await host.save(container, a="1")
     await world.database["bots"].delete_one({"id": BOT.id})
 
-    host.write(container, a="2")
-    await host.keeper.save(container)
+    await host.save(container, a="2")
     await world.create()
-    host.write(container, a="3")
-    await host.keeper.save(container)
+    await host.save(container, a="3")
 
     _, begins_with = await host.start(replace(BOT, run_id="r2"))
     assert begins_with == {}
@@ -488,35 +459,26 @@ def hostile(kind: str) -> bytes:
         info.type = {"link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}.get(kind, tarfile.REGTYPE)
         info.linkname = "/etc/shadow" if kind == "link" else ""
         info.size = LIMITS.size + 1 if kind == "large" else 0
-        for _ in range(LIMITS.files + 1 if kind == "many" else 1):
-            tar.addfile(info, io.BytesIO(bytes(info.size)))
-            if kind == "many":
-                info.name += "y" if len(info.name) < 50 else f"/{len(info.name)}"
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
     return made.getvalue() if kind != "damaged" else b"nonsense" * 100
 
 
 @pytest.mark.parametrize("kind", ["outside", "link", "device", "large", "damaged"])
 async def test_hostile_archive_is_refused_and_the_last_version_kept(world: World, kind: str) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
-    host.write(container, a="good")
-    await host.keeper.save(container)
+    host, container = await world.started()
+    await host.save(container, a="good")
 
     host.put(container, hostile(kind))
     await host.keeper.save(container)
 
     assert await world.copied() == {"a": b"good"}
     assert "its archive" in host.keeper.problem(container)
-    host.write(container, a="better")
-    await host.keeper.save(container)
+    await host.save(container, a="better")
     assert host.keeper.problem(container) == ""
 
 
 async def test_link_instead_of_an_archive_is_not_followed(world: World, tmp_path: Path) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     secret = tmp_path / "secret"
     secret.write_bytes(tar_of([StateFile(b"secret", b"x")], 0))
     host.path(container).symlink_to(secret)
@@ -528,9 +490,7 @@ async def test_link_instead_of_an_archive_is_not_followed(world: World, tmp_path
 
 
 async def test_problem_that_the_init_notes_is_a_sentence_until_it_is_over(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     note = host.folders.state(container).problem
 
     note.write_text("too-large")
@@ -544,9 +504,7 @@ async def test_problem_that_the_init_notes_is_a_sentence_until_it_is_over(world:
 
 
 async def test_folder_of_a_removed_container_is_no_error(world: World) -> None:
-    await world.create()
-    host = world.host()
-    container, _ = await host.start(BOT)
+    host, container = await world.started()
     host.folders.remove("s", container.name, container.token)
 
     await host.keeper.save(container)
