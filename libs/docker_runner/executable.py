@@ -198,7 +198,7 @@ class Executable:
 
     @property
     def has_state(self) -> bool:
-        """Whether it begins with the saved state; the /state of a backtest is empty."""
+        """Whether it starts with the saved state; the /state of a backtest is empty."""
         return self.entrypoint is Entrypoint.BOT
 
     @property

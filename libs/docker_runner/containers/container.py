@@ -135,7 +135,7 @@ class Ended:
         last_lines: the end of its output, at most :data:`~libs.docker_runner.logs.output.LAST_LINES` lines.
         error: the engine's message about a failed start; empty otherwise.
         failure: the bot's failure; None when it finished, and when it did not end by itself.
-        message: what its result says about a run that finished; empty when it says nothing.
+        message: in its result, about a run that finished; empty without one.
     """
 
     container: ManagedContainer

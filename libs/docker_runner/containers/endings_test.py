@@ -112,7 +112,7 @@ def test_a_run_that_finished_has_a_result_unless_it_cannot_be_read(
         (EndReason.ERROR, Outcome("exit", "error"), FailureReason.EXCEPTION, "main raised an error"),
         (EndReason.ERROR, Outcome("exit"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         (EndReason.ERROR, Outcome("exit", "written", report=NO_FUNDS), FailureReason.REPORTED, "no funds"),
-        # Its result is none of an error, or it says nothing.
+        # Its result is not an error, or has no report.
         (EndReason.ERROR, Outcome("exit", "written", report=TRADED), FailureReason.EXIT_CODE, "it ended with exit"),
         (EndReason.ERROR, Outcome("exit", "written"), FailureReason.EXIT_CODE, "it ended with exit code 3"),
         # Only what it wrote, and not what main returned, is read for a code that is not zero.

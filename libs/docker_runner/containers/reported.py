@@ -1,4 +1,4 @@
-"""What a result says about its run: the status and the message that bots return or write. Pure."""
+"""The report in the result of a run: the status and the message that bots return or write. Pure."""
 
 from dataclasses import dataclass
 

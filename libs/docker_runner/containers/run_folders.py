@@ -58,7 +58,7 @@ class Outcome:
 
     Attributes:
         too_large: it exceeds the requested limit, so there is no *payload*.
-        report: what a small result says about the run; None when it says nothing.
+        report: in a small result, about the run; None without one.
     """
 
     reason: str = ""

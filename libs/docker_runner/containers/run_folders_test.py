@@ -222,14 +222,14 @@ def test_an_entrypoint_for_node_may_lack_its_suffix(tmp_path: Path, suffix: str)
         check_script(tmp_path, "dist/index", "python3.11")
 
 
-def test_query_process_is_told_its_file_and_its_question(folders: RunFolders) -> None:
+def test_query_process_receives_its_file_and_its_question(folders: RunFolders) -> None:
     beside = folders.create(replace(BOT, query="query.py"), "n", "t", Path("/code"))
     once = folders.create(replace(BOT, script="q.py", question=Question("/a", "{}")), "n", "u", Path("/code"))
     folders.tell_init(beside, BOT, 30_001, 99, 30_002)
     folders.tell_init(once, BOT, 30_001, 99)
 
-    told = [json.loads((paths.spec / "spec.json").read_text()) for paths in (beside, once)]
-    assert [(spec["query"], spec["question"]) for spec in told] == [
+    specs = [json.loads((paths.spec / "spec.json").read_text()) for paths in (beside, once)]
+    assert [(spec["query"], spec["question"]) for spec in specs] == [
         ("query.py", None),
         ("q.py", {"path": "/a", "parameters": "{}"}),
     ]

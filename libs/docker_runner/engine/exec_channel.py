@@ -23,7 +23,7 @@ class ExecChannel:
         self._what = what
 
     async def read(self) -> bytes:
-        """Return what came; empty at the end.
+        """Return the next bytes; empty at the end.
 
         Raises:
             EngineUnavailable: the connection broke.

@@ -9,7 +9,7 @@ _STATUSES = ("ok", "error")
 
 
 def answer_of(body: bytes, limit_bytes: int) -> QueryAnswer:
-    """Return the answer in *body*, or why it is none. NaN and infinities, which JSON lacks, become null."""
+    """Return the answer in *body*, or why it cannot be used. NaN and infinities, which JSON lacks, become null."""
     found = parse(body, Bounds(bytes=limit_bytes, depth=_DEPTH, values=_VALUES))
     if isinstance(found, Refused):
         return failed(QueryFault.BAD_ANSWER, f"the answer of the bot {found}")

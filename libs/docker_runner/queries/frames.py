@@ -24,7 +24,7 @@ class FrameKind(IntEnum):
 
 
 class RelayConfused(DockerRunnerError):
-    """What came is not of the relay's protocol."""
+    """The relay sent something that is not of its protocol."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FrameReader:
         """Yield the frames that *data* completes.
 
         Raises:
-            RelayConfused: it is none; nothing may be read any more.
+            RelayConfused: *data* is not of the protocol; read nothing more.
         """
         self._buffer += data
         while len(self._buffer) >= _HEADER_BYTES:

@@ -18,7 +18,7 @@ class Channel(Protocol):
     """Bytes to a program in a container and back."""
 
     async def read(self) -> bytes:
-        """Return what came; empty at the end. Raises EngineUnavailable."""
+        """Return the next bytes; empty at the end. Raises EngineUnavailable."""
 
     async def write(self, data: bytes) -> None:
         """Send *data*. Raises EngineUnavailable."""
@@ -28,7 +28,7 @@ class Channel(Protocol):
 
 
 class SessionEnded(DockerRunnerError):
-    """The relay has ended, or was not reached; the question may be asked again in a new session."""
+    """The relay has ended, or was not reached; the question may be repeated in a new session."""
 
 
 class NoStreamFree(DockerRunnerError):
@@ -40,7 +40,7 @@ class QueryProcessEnded(DockerRunnerError):
 
 
 class AnswerUnusable(DockerRunnerError):
-    """The query process sent something that is no answer."""
+    """The query process sent something that is not an answer."""
 
     def __init__(self, fault: AnswerFault) -> None:
         super().__init__(fault)
@@ -54,7 +54,7 @@ class _Asked:
 
 
 class RelaySession:
-    """Asks the query process of one container. Questions are independent of each other."""
+    """Sends questions to the query process of one container. They are independent of each other."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self._channel = channel
@@ -65,7 +65,7 @@ class RelaySession:
 
     @property
     def is_over(self) -> bool:
-        """Whether no question can be asked any more."""
+        """Whether no further question can be sent."""
         return self._closed or self._reading.done()
 
     @property
@@ -77,7 +77,7 @@ class RelaySession:
         """Return the body of the answer to the HTTP *request*. A cancelled question is ended in the container as well.
 
         Raises:
-            SessionEnded, NoStreamFree: it was not asked, or the relay ended meanwhile.
+            SessionEnded, NoStreamFree: it was not sent, or the relay ended meanwhile.
             QueryProcessEnded, AnswerUnusable: there is no answer.
         """
         if self.is_over:

@@ -122,7 +122,7 @@ class BotNetwork:
     def refused(self, token: str) -> Sequence[str]:
         """Return where the container of the start *token* was refused lately, as of the last check of the rules.
 
-        None on the separate bridge, where the kernel does not know which container it was.
+        Empty on the separate bridge, where the kernel cannot distinguish the containers.
         """
         return self._refused.get(card_address(token), ())
 

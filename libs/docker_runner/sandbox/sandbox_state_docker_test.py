@@ -1,4 +1,4 @@
-"""What of a bot's /state leaves its container, and what comes back, whatever the bot does to it."""
+"""The state of bots, also hostile ones: what of /state is saved, and what the next container starts with."""
 
 import asyncio
 from collections.abc import AsyncIterator

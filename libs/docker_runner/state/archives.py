@@ -1,7 +1,7 @@
 """Archives of state: check one that came out of a container and compress it; expand one that is stored. Blocks.
 
-An archive is a tar of regular files and folders. It is never unpacked outside of a container: it is read from its begin
-to its end, entry by entry, within limits, while it is copied.
+An archive is a tar of regular files and folders. It is never unpacked outside of a container: it is read from start to
+end, entry by entry, within limits, while it is copied.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class StateRefused(Exception):
-    """The archive is not one of a state, or is too large. *reason* is a clause about it."""
+    """The archive is no archive of a state, or is too large. *reason* is the rest of a sentence about it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -145,7 +145,7 @@ def _copied(source: Readable, target: _Writable, limits: StateLimits) -> StateCo
 
 
 def _entries(reader: TarReader, limits: StateLimits, *, ordered: bool = True) -> Iterator[tuple[bytes, TarEntry]]:
-    """Yield each entry with its path below the state; with *ordered* none comes before its folder."""
+    """Yield each entry with its path below the state. With *ordered*, an entry before its folder is refused."""
     size = 0
     seen: set[bytes] = set()
     folders = {b""}
@@ -187,7 +187,7 @@ def _problem(name: bytes, kind: TarKind) -> str:
 
 
 class _Copying:
-    """Passes on what is read of *source* to *target*, with its digest, up to *most* bytes."""
+    """Reads *source*, copies to *target* what was read, and digests it; refuses more than *most* bytes."""
 
     def __init__(self, source: Readable, target: _Writable, most: int) -> None:
         self.digest = hashlib.sha256()
@@ -204,7 +204,7 @@ class _Copying:
 
 
 class _Unpacked:
-    """The content of a gzip stream, of which never more is expanded than is read."""
+    """The content of a gzip stream. No more of it is expanded than is read."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source

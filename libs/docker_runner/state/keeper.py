@@ -1,7 +1,8 @@
 """Keep the state of a worker's containers: restore it before a start, save it while they run and when they have ended.
 
 The init of a container puts archives into a folder on the host (``sandbox/init/state.c``). A loop looks there for new
-ones: whatever owner of the segment comes, the next look continues. The loop needs neither the engine nor its events.
+ones, so the next owner of a segment continues where the last one stopped. The loop needs neither the engine nor its
+events.
 """
 
 import asyncio
@@ -114,7 +115,7 @@ class StateKeeper:
     def begin(self, segment: int, epoch: int) -> None:
         """Save the state of the containers of *segment* as its owner of *epoch*."""
         self._epochs[segment] = epoch
-        # What the former ownership could not save, this one may.
+        # Its epoch is later, so it may save what was refused before.
         for token in self._superseded:
             self._done.pop(token, None)
         self._superseded.clear()
@@ -127,9 +128,9 @@ class StateKeeper:
     # --- before a start
 
     async def claim(self, executable: Executable) -> SavedState | None:
-        """Let only the run of *executable* save from now on, and return what it begins with; None when it has none.
+        """Allow only the run of *executable* to save from now on; return its state at the start, None without one.
 
-        What a query begins with is only read: the bot goes on saving.
+        The state for a query is only read: the bot continues to save.
 
         Raises:
             StateFenced: a later owner of its segment has claimed it.
@@ -142,7 +143,7 @@ class StateKeeper:
         return await self._claimed(executable.id, executable.segment, executable.epoch, executable.run_id)
 
     async def claim_again(self, container: ManagedContainer) -> None:
-        """Let the run of *container* save, which runs although another start of it claimed its state meanwhile."""
+        """Allow the run of *container* to save again, after another start of the same bot has claimed the state."""
         epoch = max(container.epoch, self._epochs.get(container.segment, 0))
         await self._claimed(container.id, container.segment, epoch, container.run_id)
 
@@ -151,11 +152,11 @@ class StateKeeper:
         claimed = await pointers.claim(entity_id, segment=segment, epoch=epoch, run_id=run_id)
         if claimed is None and await pointers.read(entity_id) is not None:
             raise StateFenced(entity_id)
-        # Without a document its state is gone with it.
+        # Without a document there is no state.
         return claimed
 
     async def restore(self, entity_id: str, version: StateVersion | None, folder: StateFolder) -> None:
-        """Write what a container begins with into *folder*.
+        """Write *version*, the state at the start of a container, into *folder*.
 
         Raises:
             StateUnavailable: it is not there; the bot must not start.

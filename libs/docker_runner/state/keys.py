@@ -1,7 +1,7 @@
 """Keys of state in the state bucket, which the services share.
 
 ``{id}/state.tar.gz`` is a copy of the current version, for readers outside. The versions are in
-``{id}/{service}/{epoch}-{number}-{unique}.tar.gz``; no two saves have the same key, so that none replaces another. The
+``{id}/{service}/{epoch}-{number}-{unique}.tar.gz``; no two saves have the same key, so no save replaces another. The
 id is written by the rule of the logs bucket.
 """
 

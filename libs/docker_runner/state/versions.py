@@ -78,8 +78,8 @@ class StateVersions:
         """Make *archive*, a compressed tar with *content*, the current version.
 
         Args:
-            run_id: whose state it is; "" when no run made it, and then none may save any more until the next start.
-            may_save: decides by the state as it is; asked again when that changed meanwhile.
+            run_id: of the run that made it; "" without one, and then no run may save until the next start.
+            may_save: decides by the current state; called again when that was changed meanwhile.
 
         Returns:
             The current version, an earlier one when that has the same content; None when it may not be saved.
@@ -94,7 +94,7 @@ class StateVersions:
             version = await self._stored(entity_id, archive, content, state, run_id, epoch, origin)
             changed, dropped = state.adding(version)
             if not run_id:
-                # Not to be replaced by what a run that has ended left.
+                # The last state of a run that has ended must not replace it.
                 changed = replace(changed, run_id="")
             if await self.pointers.replace(entity_id, state, changed):
                 for old in dropped:

@@ -158,7 +158,7 @@ class BotMetrics:
                 bot.changed = True
             raise
         self._forget(gone)
-        # After the save: the last values of a segment that was just given away are this worker's to store.
+        # After the save: this worker also stores the last values of a segment that it has just released.
         self._forget([key for key, bot in self._bots.items() if not self._owns(bot.segment)])
         await self._look()
 

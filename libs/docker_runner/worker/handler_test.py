@@ -201,11 +201,11 @@ async def test_last_state_is_saved_before_the_ends_are_recorded_and_the_segment_
 async def test_segment_is_released_although_the_last_state_cannot_be_saved(host: Host) -> None:
     await host.start()
     host.states.fault = StateUnsaved("b", "the storage is away")
-    told: list[Ended] = []
+    recorded: list[Ended] = []
 
-    await handler(host, told).stop_all(owned(), 1.0)
+    await handler(host, recorded).stop_all(owned(), 1.0)
 
-    assert [end.container.id for end in told] == ["b"]
+    assert [end.container.id for end in recorded] == ["b"]
 
 
 async def test_a_container_whose_end_cannot_be_written_down_stays_for_the_next_owner(host: Host) -> None:

@@ -161,7 +161,7 @@ class WorkerQueries:
                     return await self._asked(found, sent)
                 await self._close(query.entity_id)
             else:
-                raise _Refused(QueryFault.UNAVAILABLE, "the bot ended while it was asked; try again later")
+                raise _Refused(QueryFault.UNAVAILABLE, "the bot ended during the query; try again later")
         return await self._asked_once(query)
 
     async def _asked(self, found: _Open, sent: bytes) -> QueryAnswer:
@@ -202,7 +202,7 @@ class WorkerQueries:
             try:
                 channel: ExecChannel = await self._runner.relay(container)
             except EngineRefused as error:
-                raise _Refused(QueryFault.UNAVAILABLE, f"the bot cannot be asked now: {error.message}") from error
+                raise _Refused(QueryFault.UNAVAILABLE, f"the bot cannot answer now: {error.message}") from error
             opened = _Open(container, RelaySession(channel, container.name), self._clock())
             self._sessions[query.entity_id] = opened
             return opened

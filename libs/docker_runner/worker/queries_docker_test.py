@@ -114,7 +114,7 @@ while True:
 
 
 @dataclass
-class Asked:
+class Queried:
     """Queries of one bot."""
 
     bots: BotContainers
@@ -132,20 +132,20 @@ class Asked:
         self.deployed["b1"] = DeployedBot("b1", config={"a": 1}, bot=description, code=code)
         return executable
 
-    async def ask(self, path: str, timeout_seconds: float = 60.0, **parameters: object) -> QueryAnswer:
-        """Ask as the worker's stream does."""
+    async def query(self, path: str, timeout_seconds: float = 60.0, **parameters: object) -> QueryAnswer:
+        """Send a query like the worker's stream."""
         async with asyncio.timeout(timeout_seconds):
             return await self.queries.answer(Query("b1", path, json.dumps(parameters), timeout_seconds, 1))
 
-    async def told(self, path: str, **parameters: object) -> Any:
+    async def data(self, path: str, **parameters: object) -> Any:
         """Return the answer's data."""
-        answer = await self.ask(path, 60.0, **parameters)
+        answer = await self.query(path, 60.0, **parameters)
         assert answer.fault is None, answer.body
         return json.loads(answer.body)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[Asked]:
+async def queried(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[Queried]:
     deployed: dict[str, DeployedBot] = {}
 
     async def stored(entity_id: str) -> DeployedBot | None:
@@ -174,7 +174,7 @@ async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncItera
         )
         running = asyncio.create_task(queries.run())
         try:
-            yield Asked(bots, queries, deployed)
+            yield Queried(bots, queries, deployed)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -183,26 +183,26 @@ async def asked(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncItera
                     await bots.runner.remove(container)
 
 
-async def started(asked: Asked, executable: Executable) -> ManagedContainer:
-    container = await asked.bots.runner.start(executable)
+async def started(queried: Queried, executable: Executable) -> ManagedContainer:
+    container = await queried.bots.runner.start(executable)
 
     async def is_ready() -> bool:
-        return b"ready" in b"".join([line.data async for line in asked.bots.runner.logs(container)])
+        return b"ready" in b"".join([line.data async for line in queried.bots.runner.logs(container)])
 
     await eventually(is_ready)
     return container
 
 
-async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(asked: Asked) -> None:
-    container = await started(asked, asked.deploy(STATEFUL, WITH_SDK, with_sdk=True))
+async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(queried: Queried) -> None:
+    container = await started(queried, queried.deploy(STATEFUL, WITH_SDK, with_sdk=True))
 
-    who = await asked.told("/who", uid=container.user, symbol="BTC/USD & more", limit=10)
-    state = await asked.told("/state")
-    written = await asked.told("/write")
-    forced = await asked.told("/force")
-    unknown = await asked.told("/none")
-    huge = await asked.ask("/huge")
-    crashed = await asked.ask("/crash")
+    who = await queried.data("/who", uid=container.user, symbol="BTC/USD & more", limit=10)
+    state = await queried.data("/state")
+    written = await queried.data("/write")
+    forced = await queried.data("/force")
+    unknown = await queried.data("/none")
+    huge = await queried.query("/huge")
+    crashed = await queried.query("/crash")
 
     params = {"uid": str(container.user), "symbol": "BTC/USD & more", "limit": "10"}
     expected = {"params": params, "config": {"a": 1}, "beside": "realtime", "uid": True, "gid": True}
@@ -218,104 +218,104 @@ async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(asked
     assert "last words" in json.loads(crashed.body)["error"]
 
     async def answers_again() -> bool:
-        return (await asked.ask("/state")).fault is None
+        return (await queried.query("/state")).fault is None
 
     await eventually(answers_again)
-    output = b"".join([line.data async for line in asked.bots.runner.logs(container)])
+    output = b"".join([line.data async for line in queried.bots.runner.logs(container)])
     assert b"last words" in output
-    alive = await asked.bots.runner.inspect(container)
+    alive = await queried.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
 
 
-async def test_hostile_query_process_harms_only_its_own_answers(asked: Asked) -> None:
-    container = await started(asked, asked.deploy(SLEEPER, HOSTILE))
+async def test_hostile_query_process_harms_only_its_own_answers(queried: Queried) -> None:
+    container = await started(queried, queried.deploy(SLEEPER, HOSTILE))
 
-    faults = [(await asked.ask(path)).fault for path in ("/garbage", "/endless", "/deep")]
+    faults = [(await queried.query(path)).fault for path in ("/garbage", "/endless", "/deep")]
     with pytest.raises(TimeoutError):
-        await asked.ask("/hang", timeout_seconds=1.0)
-    good = await asked.told("/good")
+        await queried.query("/hang", timeout_seconds=1.0)
+    good = await queried.data("/good")
 
     assert faults == [QueryFault.BAD_ANSWER, QueryFault.ANSWER_TOO_LARGE, QueryFault.BAD_ANSWER]
     assert good == {"status": "ok"}
-    alive = await asked.bots.runner.inspect(container)
+    alive = await queried.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
 
 
-async def test_query_process_that_hangs_is_started_again(asked: Asked) -> None:
-    await started(asked, asked.deploy(SLEEPER, HOSTILE))
-    await asked.told("/good")
+async def test_query_process_that_hangs_is_started_again(queried: Queried) -> None:
+    await started(queried, queried.deploy(SLEEPER, HOSTILE))
+    await queried.data("/good")
 
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            await asked.ask("/forever", timeout_seconds=0.5)
+            await queried.query("/forever", timeout_seconds=0.5)
 
-    assert await asked.told("/good") == {"status": "ok"}
+    assert await queried.data("/good") == {"status": "ok"}
 
 
-async def test_node_answers_beside_the_bot_and_in_a_container_of_its_own(asked: Asked) -> None:
-    executable = asked.deploy(NODE_SLEEPER, NODE, "nodejs20")
+async def test_node_answers_beside_the_bot_and_in_a_container_of_its_own(queried: Queried) -> None:
+    executable = queried.deploy(NODE_SLEEPER, NODE, "nodejs20")
 
-    once = await asked.told("/a", n=1)
-    container = await asked.bots.runner.start(executable)
-    beside = await asked.told("/a", n=1)
+    once = await queried.data("/a", n=1)
+    container = await queried.bots.runner.start(executable)
+    beside = await queried.data("/a", n=1)
 
     assert once == {"status": "ok", "data": {"path": "/a", "query": {"n": 1}, "main": True}}
     assert beside == {"status": "ok", "data": {"path": "/a", "query": {"n": "1"}, "main": True}}
-    await asked.bots.runner.remove(container)
-    again = await asked.told("/a", n=2)
+    await queried.bots.runner.remove(container)
+    again = await queried.data("/a", n=2)
     assert again["data"]["query"] == {"n": 2}
 
 
-async def test_stopped_bot_with_the_sdk_answers_in_a_container_that_is_removed(asked: Asked) -> None:
-    asked.deploy(STATEFUL, WITH_SDK, with_sdk=True)
+async def test_stopped_bot_with_the_sdk_answers_in_a_container_that_is_removed(queried: Queried) -> None:
+    queried.deploy(STATEFUL, WITH_SDK, with_sdk=True)
 
-    unknown, written = await asked.told("/none"), await asked.told("/write")
-    forced, crashed = await asked.told("/force"), await asked.ask("/crash")
+    unknown, written = await queried.data("/none"), await queried.data("/write")
+    forced, crashed = await queried.data("/force"), await queried.query("/crash")
 
     assert (unknown["status"], unknown["error"]) == ("error", "No handler for path: /none")
     assert "read-only" in written["error"]
     assert forced["data"] == "PermissionError"
     assert crashed.fault is QueryFault.CRASHED
     assert "last words" in json.loads(crashed.body)["error"]
-    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+    assert await queried.bots.runner.list(query_service("bot-runner"), queried.bots.scope) == []
 
 
-async def test_container_of_a_query_ends_when_the_bot_is_killed(asked: Asked) -> None:
-    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+async def test_container_of_a_query_ends_when_the_bot_is_killed(queried: Queried) -> None:
+    queried.deploy(SLEEPER, "import time\ntime.sleep(3600)")
     service = query_service("bot-runner")
-    asking = asyncio.create_task(asked.ask("/slow"))
-    await eventually(lambda: asked.bots.runner.list(service, asked.bots.scope))
+    querying = asyncio.create_task(queried.query("/slow"))
+    await eventually(lambda: queried.bots.runner.list(service, queried.bots.scope))
 
-    asked.deployed.clear()
+    queried.deployed.clear()
 
-    assert (await asking).fault is QueryFault.UNAVAILABLE
-    assert await asked.bots.runner.list(service, asked.bots.scope) == []
+    assert (await querying).fault is QueryFault.UNAVAILABLE
+    assert await queried.bots.runner.list(service, queried.bots.scope) == []
 
 
-async def test_container_of_a_query_ends_at_its_time_limit_and_one_runs_at_a_time(asked: Asked) -> None:
-    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+async def test_container_of_a_query_ends_at_its_time_limit_and_one_runs_at_a_time(queried: Queried) -> None:
+    queried.deploy(SLEEPER, "import time\ntime.sleep(3600)")
 
-    slow = asyncio.create_task(asked.ask("/slow", timeout_seconds=3.0))
+    slow = asyncio.create_task(queried.query("/slow", timeout_seconds=3.0))
     await asyncio.sleep(0)
-    refused = await asked.ask("/other")
+    refused = await queried.query("/other")
 
     assert refused.fault is QueryFault.TOO_MANY
     with pytest.raises(TimeoutError):
         await slow
     await without_late_starts()
-    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+    assert await queried.bots.runner.list(query_service("bot-runner"), queried.bots.scope) == []
 
 
-async def test_container_that_starts_after_the_time_limit_is_removed(asked: Asked) -> None:
-    asked.deploy(SLEEPER, "import time\ntime.sleep(3600)")
+async def test_container_that_starts_after_the_time_limit_is_removed(queried: Queried) -> None:
+    queried.deploy(SLEEPER, "import time\ntime.sleep(3600)")
 
     with pytest.raises(TimeoutError):
-        await asked.ask("/slow", timeout_seconds=0.02)
+        await queried.query("/slow", timeout_seconds=0.02)
 
     await without_late_starts()
-    assert await asked.bots.runner.list(query_service("bot-runner"), asked.bots.scope) == []
+    assert await queried.bots.runner.list(query_service("bot-runner"), queried.bots.scope) == []
 
 
 async def without_late_starts() -> None:
