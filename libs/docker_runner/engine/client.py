@@ -1,6 +1,5 @@
 """The operations of the Docker engine, one request each; `answers` parses the responses."""
 
-import asyncio
 import base64
 import json
 import secrets
@@ -9,21 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from libs.core.room import Need
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.engine import answers
 from libs.docker_runner.engine.answers import EngineInfo, Inspected, understood
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
 from libs.docker_runner.engine.exec_channel import ExecChannel
-from libs.docker_runner.engine.http import STALLED_SECONDS, EngineFailed, EngineHttp, EngineRefused
+from libs.docker_runner.engine.http import STALLED_SECONDS, EngineFailed, EngineHttp, EngineRefused, read_frame
 from libs.docker_runner.errors import EngineUnavailable, ImageUnavailable
 from libs.docker_runner.logs.output import LogLine
 from libs.docker_runner.usage.stats import Stats
 
 _STREAMS = {1: "stdout", 2: "stderr"}
-_FRAME_HEADER_BYTES = 8
 _EVENT_LINE_BYTES = 1024 * 1024
 # By a digest that no image can have.
 _NO_IMAGE = f"the0.invalid/none@sha256:{'0' * 64}"
@@ -167,7 +163,7 @@ class Engine:
         async with self._http.stream(
             what, "GET", f"/containers/{container}/logs", query=query, silence_seconds=silence
         ) as stream:
-            while (frame := await _frame(stream, what)) is not None:
+            while (frame := await read_frame(stream, what)) is not None:
                 kind, data = frame
                 timestamp, _, text = data.partition(b" ")
                 yield LogLine(timestamp.decode("ascii", "replace"), _STREAMS.get(kind, "stdout"), text)
@@ -296,17 +292,3 @@ class Engine:
         except EngineRefused as error:
             if error.status not in (404, 409):
                 raise
-
-
-async def _frame(stream: aiohttp.StreamReader, what: str) -> tuple[int, bytes] | None:
-    """Return the next piece of output; None at its end."""
-    try:
-        header = await stream.readexactly(_FRAME_HEADER_BYTES)
-        return header[0], await stream.readexactly(int.from_bytes(header[4:], "big"))
-    except aiohttp.ClientPayloadError as error:
-        raise EngineUnavailable(what, "the stream ended prematurely") from error
-    except asyncio.IncompleteReadError as error:
-        # No bytes at all are the end; part of a frame is a broken stream.
-        if error.partial:
-            raise EngineUnavailable(what, "the stream ended prematurely") from error
-        return None

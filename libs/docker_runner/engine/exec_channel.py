@@ -3,12 +3,12 @@
 import asyncio
 
 from libs.core.observability.log import get_logger
+from libs.docker_runner.engine.http import read_frame
 from libs.docker_runner.errors import EngineUnavailable
 
 log = get_logger(__name__)
 
 _STDERR = 2
-_HEADER_BYTES = 8
 _FRAME_BYTES = 1024 * 1024
 _WRITE_SECONDS = 10.0
 _LOGGED_CHARACTERS = 300
@@ -29,17 +29,13 @@ class ExecChannel:
             EngineUnavailable: the connection broke.
         """
         try:
-            while header := await self._reader.read(1):
-                header += await self._reader.readexactly(_HEADER_BYTES - 1)
-                size = int.from_bytes(header[4:], "big")
-                if size > _FRAME_BYTES:
-                    raise EngineUnavailable(self._what, "the answer is no stream")
-                data = await self._reader.readexactly(size)
-                if header[0] != _STDERR and data:
+            while (frame := await read_frame(self._reader, self._what, _FRAME_BYTES)) is not None:
+                kind, data = frame
+                if kind != _STDERR and data:
                     return data
                 text = data.decode("utf-8", "replace").strip()[:_LOGGED_CHARACTERS]
                 log.warning("a process in a container reports", what=self._what, text=text)
-        except (OSError, EOFError) as error:
+        except OSError as error:
             raise EngineUnavailable(self._what, "the stream ended prematurely") from error
         return b""
 

@@ -23,6 +23,7 @@ _DEFAULT_URL = "unix:///var/run/docker.sock"
 _NEWEST_API = (1, 47)
 _CONNECT_SECONDS = 10.0
 _MESSAGE_BYTES = 4096
+_FRAME_HEADER_BYTES = 8
 STALLED_SECONDS = 5.0
 """An engine that answers no request for so long has stalled. Reads then end, so that they are repeated in time."""
 
@@ -237,6 +238,30 @@ class EngineHttp:
             version = min(newest, _NEWEST_API)
             self._prefix = f"{self._base}/v{version[0]}.{version[1]}"
         return self._session, self._prefix
+
+
+async def read_frame(
+    stream: aiohttp.StreamReader | asyncio.StreamReader, what: str, most_bytes: int | None = None
+) -> tuple[int, bytes] | None:
+    """Return the next piece of output and the number of its stream, such as 2 for stderr; None at the end.
+
+    Raises:
+        EngineUnavailable: the connection broke, or the piece is larger than *most_bytes*.
+    """
+    header = b""
+    try:
+        header = await stream.readexactly(_FRAME_HEADER_BYTES)
+        size = int.from_bytes(header[4:], "big")
+        if most_bytes is not None and size > most_bytes:
+            raise EngineUnavailable(what, "the answer is no stream")
+        return header[0], await stream.readexactly(size)
+    except asyncio.IncompleteReadError as error:
+        # No bytes at all are the end; part of a frame is a broken stream.
+        if header or error.partial:
+            raise EngineUnavailable(what, "the stream ended prematurely") from error
+        return None
+    except aiohttp.ClientPayloadError as error:
+        raise EngineUnavailable(what, "the stream ended prematurely") from error
 
 
 def _is_answer(error: Exception) -> bool:
