@@ -88,7 +88,14 @@ class HostData:
             DataUnavailable: the storage or the disk fails, or the cache is full of data sets in use; retry later.
             DataRejected: it is too large, or its content is not what was uploaded.
         """
-        return {name: await self._fetched(name, holder) for name in names}
+        # At once: while the storage does not answer, each look-up takes its whole timeout.
+        found = await asyncio.gather(*(self._current(name) for name in names), return_exceptions=True)
+        current = []
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            current.append(one)
+        return {known.name: await self._fetched(known, holder) for known in current}
 
     async def release(self, holder: str) -> None:
         """Drop the pins of the removed container *holder*. May be repeated."""
@@ -104,8 +111,8 @@ class HostData:
 
     # --- inside
 
-    async def _fetched(self, name: str, holder: str | None) -> Path:
-        known = await self._current(name)
+    async def _fetched(self, known: DataSet, holder: str | None) -> Path:
+        name = known.name
         try:
             tree = await self._tree(known, holder)
         except CodeMissing:

@@ -22,9 +22,11 @@ from tools.stack.s3 import S3Server
 
 
 class Store(ObjectStore):
-    """A storage that counts downloads, and can be down."""
+    """A storage that counts downloads and concurrent reads, and can be down."""
 
     downloads = 0
+    reads = 0
+    most_reads = 0
     is_down = False
 
     async def get(
@@ -32,7 +34,12 @@ class Store(ObjectStore):
     ) -> bytes:
         if self.is_down:
             raise StorageUnavailable("get", "down")
-        return await super().get(bucket, key, offset=offset, length=length, etag=etag)
+        self.reads += 1
+        self.most_reads = max(self.most_reads, self.reads)
+        try:
+            return await super().get(bucket, key, offset=offset, length=length, etag=etag)
+        finally:
+            self.reads -= 1
 
     async def get_to_file(self, bucket: str, key: str, path: Path, *, etag: str, max_bytes: int) -> int:
         if self.is_down:
@@ -86,6 +93,19 @@ async def test_data_set_is_fetched_once_and_is_the_uploaded_file(
     assert again["prices"].read_bytes() == b"1,2,3"
     assert {one["prices"] for one in found} == {again["prices"]}
     assert store.downloads == 1
+
+
+async def test_several_data_sets_are_looked_up_at_once(
+    catalog: DataCatalog, host: HostData, store: Store, tmp_path: Path
+) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        await put(catalog, tmp_path, name, name.encode())
+
+    found = await host.fetch(names, "holder")
+
+    assert {name: path.read_bytes() for name, path in found.items()} == {"a": b"a", "b": b"b", "c": b"c"}
+    assert store.most_reads == 3
 
 
 async def test_folder_keeps_its_files(catalog: DataCatalog, host: HostData, tmp_path: Path) -> None:
