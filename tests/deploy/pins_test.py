@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from libs.core.config.container_settings import ImageSettings
+from libs.core.config.image_settings import ImageSettings
 from tests.deploy.manifests import ROOT
 from tools.images.pins import files, pinned, read, reference
 from tools.images.third_party.ensure import STAND_INS

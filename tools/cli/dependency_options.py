@@ -2,7 +2,7 @@
 
 import click
 
-from libs.core.config.container_settings import ImageSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.settings_loader import load
 from tools.author.dependencies.prepare import prepared
 from tools.bots.folder import BotFolder

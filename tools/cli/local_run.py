@@ -10,7 +10,8 @@ from typing import TypeVar, overload
 
 import click
 
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.process_settings import LogSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.config.settings_loader import load

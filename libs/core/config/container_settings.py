@@ -1,19 +1,17 @@
-"""Settings of containers: their limits, the maxima of bots' requests, and the images.
+"""Settings of containers: their limits, and the maxima of bots' requests.
 
 The names of variables in all modules of settings are in part an interface to the outside and do not change.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from libs.core.config.destinations import Destination, Proxy, destinations, proxy
 from libs.core.config.settings_loader import Group, Named, Seconds
 
 _TEMP_DIR = Path("/tmp/runtime")  # noqa: S108 - other programs rely on this default
-_IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
-_IMAGE_ALLOWED = "the name of an image, with @sha256:… to pin it"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -364,39 +362,3 @@ class MaximaSettings(Group):
         Named("MAX_OPEN_FILES"),
         Field(ge=64, le=1_048_576, description="maximum number of open files that a bot may request"),
     ] = 65_536
-
-
-class ImageSettings(Group):
-    """The images of bots, and the credentials for pulling them."""
-
-    python: Annotated[
-        str,
-        Named("PYTHON311_IMAGE", allowed=_IMAGE_ALLOWED),
-        Field(pattern=_IMAGE, description="image of the runtime python3.11"),
-    ] = "python:3.11-slim"
-    node: Annotated[
-        str,
-        Named("NODEJS20_IMAGE", allowed=_IMAGE_ALLOWED),
-        Field(pattern=_IMAGE, description="image of the runtime nodejs20"),
-    ] = "node:20-alpine"
-    registry_server: Annotated[
-        str | None,
-        Named("REGISTRY_SERVER", allowed="the host of an image registry"),
-        Field(pattern=r"^[^\s/]+$", description="registry of the credentials below; unset: Docker Hub"),
-    ] = None
-    registry_username: Annotated[
-        str | None,
-        Named("REGISTRY_USERNAME"),
-        Field(description="user name for pulling images; unset: anonymous"),
-    ] = None
-    registry_password: Annotated[
-        SecretStr | None,
-        Named("REGISTRY_PASSWORD"),
-        Field(description="password or token of that user"),
-    ] = None
-
-    @model_validator(mode="after")
-    def _name_and_password_come_together(self) -> Self:
-        if (self.registry_username is None) != (self.registry_password is None):
-            raise ValueError("REGISTRY_USERNAME and REGISTRY_PASSWORD: one is set and one is not; set both or neither")
-        return self

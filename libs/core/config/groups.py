@@ -1,7 +1,7 @@
 """All groups of settings, in the order of the documents."""
 
 from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
 from libs.core.config.coordination_settings import (
     AutoscalerSettings,
     BatchSettings,
@@ -11,6 +11,7 @@ from libs.core.config.coordination_settings import (
     PartitionSettings,
     ScanSettings,
 )
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.notify_settings import NotifySettings
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
 from libs.core.config.query_settings import QuerySettings

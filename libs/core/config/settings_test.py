@@ -7,7 +7,7 @@ from pydantic import SecretStr, ValidationError
 
 from libs.core import config
 from libs.core.config.connection_settings import MongoSettings, NatsSettings, StorageSettings
-from libs.core.config.container_settings import ContainerSettings, ImageSettings
+from libs.core.config.container_settings import ContainerSettings
 from libs.core.config.coordination_settings import (
     AutoscalerSettings,
     BatchSettings,
@@ -18,6 +18,7 @@ from libs.core.config.coordination_settings import (
     ScanSettings,
 )
 from libs.core.config.groups import GROUPS
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.process_settings import HttpSettings, LogSettings
 from libs.core.config.settings_loader import Group, SettingsError, load, named_of, rows
 from libs.core.process.service import BOT_RUNNER, SERVICES, ServiceDefinition

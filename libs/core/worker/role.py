@@ -15,8 +15,9 @@ from prometheus_client.registry import Collector
 from libs.core.aio.retrying import retry_forever
 from libs.core.api.log_output import LogSource
 from libs.core.config.connection_settings import NatsSettings, StorageSettings
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.notify_settings import NotifySettings
 from libs.core.config.process_settings import MetricsSettings
 from libs.core.config.query_settings import QuerySettings

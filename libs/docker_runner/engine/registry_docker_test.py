@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.engine.images import Images

@@ -2,7 +2,8 @@
 
 import os
 
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.core.room import MIB
 from libs.core.secrets.resolver import SecretSources

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import SecretStr
 
-from libs.core.config.container_settings import ContainerSettings, ImageSettings, MaximaSettings
+from libs.core.config.container_settings import ContainerSettings, MaximaSettings
+from libs.core.config.image_settings import ImageSettings
 from libs.core.config.secret_settings import SecretSettings
 from libs.docker_runner.executable import Network, NetworkLimits
 from libs.docker_runner.settings import Registry, RunnerSettings
