@@ -1,6 +1,7 @@
 """`runtime bot state` and `runtime schedule state`: the persistent state of a bot or schedule."""
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, output_option, show
 from tools.cli.tables import table
+from tools.cli.untrusted import harmless_lines
 
 _ID = click.argument("entity_id", metavar="ID")
 _VERSION = click.option("--version", "number", type=click.IntRange(1), help="An earlier version; see `ls --versions`.")
@@ -64,8 +66,9 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     @_VERSION
     def get(entity_id: str, key: str, number: int | None) -> None:
         """Print the value of a key of the SDK as JSON, or else the file of that path below /state."""
-        click.echo(interrupts.run(_got(service, entity_id, key, number)), nl=False)
-        click.echo()
+        content = interrupts.run(_got(service, entity_id, key, number))
+        # Written by the bot, with effects on a terminal; a file or a pipe gets the same bytes.
+        click.echo(harmless_lines(content.decode(errors="replace")) if sys.stdout.isatty() else content)
 
     @click.command("set")
     @_ID

@@ -1,5 +1,7 @@
 """The commands about the state that bots keep, over real servers, where no worker runs."""
 
+import io
+import sys
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +59,21 @@ def test_exported_state_is_imported_into_another_bot(commands: Commands, bot: st
     commands.json("bot", "state", "import", "other", str(file))
 
     assert commands.text("bot", "state", "get", "other", "n") == "1\n"
+
+
+@pytest.mark.parametrize(("is_terminal", "shown"), [(True, "a\\x1b[2J\nb\n"), (False, "a\x1b[2J\nb\n")])
+def test_file_with_control_characters_is_escaped_only_at_a_terminal(
+    commands: Commands, bot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, shown: str
+) -> None:
+    file = tmp_path / "state.tar"
+    with tarfile.open(file, "w") as tar:
+        info = tarfile.TarInfo("folder/notes")
+        info.size = len(b"a\x1b[2J\nb")
+        tar.addfile(info, io.BytesIO(b"a\x1b[2J\nb"))
+    commands.json("bot", "state", "import", bot, str(file))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+
+    assert commands.text("bot", "state", "get", bot, "folder/notes") == shown
 
 
 def test_archive_with_a_link_is_refused_and_nothing_changes(commands: Commands, bot: str, tmp_path: Path) -> None:
