@@ -252,13 +252,15 @@ class StateKeeper:
         self._setbacks.worked(container.token)
 
     async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
-        async with self._saving.of(folder.token), self._parallel:
+        async with self._saving.of(folder.token):
             seen, problem = await self._threads.run(_look, folder)
             self._note_problem(folder, entity_id, problem)
             if seen is None or self._done.get(folder.token) == seen:
+                # The end of a bot without a new state waits for no storage.
                 return
-            with span("save state"):
-                outcome = await self._saved(folder, entity_id, run_id, epoch)
+            async with self._parallel:
+                with span("save state"):
+                    outcome = await self._saved(folder, entity_id, run_id, epoch)
             SAVES.labels(outcome).inc()
             self._done[folder.token] = seen
             self._setbacks.worked(folder.token)

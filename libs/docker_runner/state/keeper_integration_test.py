@@ -50,12 +50,15 @@ BOT = Executable(
 
 
 class Store(ObjectStore):
-    """A storage that can refuse copies."""
+    """A storage that can refuse copies, or answer nothing."""
 
     refuses_copies = False
     refused = 0
+    is_frozen = False
 
     async def put_file(self, bucket: str, key: str, path: Path, content_type: str = "") -> str:
+        if self.is_frozen:
+            await asyncio.Event().wait()
         if self.refuses_copies and key.endswith("/state.tar.gz"):
             self.refused += 1
             raise StorageUnavailable("put", "no copies now")
@@ -437,6 +440,29 @@ async def test_state_that_cannot_be_saved_is_tried_again_after_growing_delays(
 
     assert 10 <= store.refused <= 25
     assert await world.copied() == {"a": b"1"}
+
+
+async def test_end_of_a_bot_without_new_state_does_not_wait_for_a_frozen_storage(
+    world: World, s3_server: S3Server
+) -> None:
+    store = Store(store_of(s3_server).settings)
+    store.is_frozen = True
+    host, without = await world.started(store)
+    saving = []
+    for entity_id in ("c1", "c2", "c3", "c4", "c5"):
+        await world.create(entity_id)
+        container, _ = await host.start(replace(BOT, id=entity_id))
+        saving.append(asyncio.create_task(host.save(container, a="1")))
+
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await host.keeper.save(without)
+
+    assert not any(task.done() for task in saving)
+    for task in saving:
+        task.cancel()
+    await asyncio.gather(*saving, return_exceptions=True)
+    await store.close()
 
 
 async def test_state_of_a_deleted_bot_is_not_saved_and_another_bot_of_its_id_begins_without(world: World) -> None:
