@@ -245,27 +245,30 @@ class DockerHost:
         await host.health.check_first()
         host.health.report(readiness)
         host.health.on_change(lambda: host.health.report(readiness))
-        lifecycle.part("watch the docker engine", lambda: host._watch(readiness))
-        lifecycle.part("look at the engine's room", host.runner.room.run)
-        lifecycle.part("look at what the engine sees", host.health.sight.run)
-        lifecycle.part("look at the groups of bots", host.health.groups.run)
-        if settings.host_agent:
-            lifecycle.part("keep the host agent", host.health.agent.run)
-        lifecycle.part("pull the images of bots", host.health.pull_for_ever)
-        lifecycle.part("prepare the docker host", host.health.prepare_for_ever)
-        lifecycle.part("container events", host.runner.watch.run)
-        lifecycle.part("clean the docker host", host._cleaner.run)
-        # Ended after the logs, whose last lines it stores.
-        lifecycle.part("metrics of bots", host.bot_metrics.run)
-        lifecycle.part("logs", host.logs.run)
-        if keeps_state:
-            lifecycle.part("save state", host.states.run)
-        lifecycle.part("sample containers", host._usage.run)
+        host._declare_loops(lifecycle, readiness, keeps_state=keeps_state)
         lifecycle.on_close("docker runner", host.runner.close, limit_seconds=2)
         lifecycle.on_close("state", host.states.close, limit_seconds=2)
         lifecycle.on_close("code", code.close, limit_seconds=2)
         lifecycle.on_close("data", data.close, limit_seconds=2)
         return host
+
+    def _declare_loops(self, lifecycle: Lifecycle, readiness: Readiness, *, keeps_state: bool) -> None:
+        lifecycle.part("watch the docker engine", lambda: self._watch(readiness))
+        lifecycle.part("look at the engine's room", self.runner.room.run)
+        lifecycle.part("look at what the engine sees", self.health.sight.run)
+        lifecycle.part("look at the groups of bots", self.health.groups.run)
+        if self.settings.host_agent:
+            lifecycle.part("keep the host agent", self.health.agent.run)
+        lifecycle.part("pull the images of bots", self.health.pull_for_ever)
+        lifecycle.part("prepare the docker host", self.health.prepare_for_ever)
+        lifecycle.part("container events", self.runner.watch.run)
+        lifecycle.part("clean the docker host", self._cleaner.run)
+        # Ended after the logs, whose last lines it stores.
+        lifecycle.part("metrics of bots", self.bot_metrics.run)
+        lifecycle.part("logs", self.logs.run)
+        if keeps_state:
+            lifecycle.part("save state", self.states.run)
+        lifecycle.part("sample containers", self._usage.run)
 
     def keepalive(self, segment: int) -> KeepaliveFile:
         """Return the dead-man's switch of a segment's containers."""
