@@ -3,15 +3,15 @@
 import asyncio
 import time
 from dataclasses import replace
-from typing import Protocol
 
 from prometheus_client import Histogram
 
 from libs.core.errors import RuntimeFault
+from libs.core.master.master import Master
 from libs.core.master.registry import Worker
 from libs.core.observability.log import get_logger
 from libs.core.queries.messages import Query, QueryAnswer, QueryFault, failed
-from libs.core.store.entities import Entity
+from libs.core.store.entities import EntityStore
 from libs.core.store.releases import effective
 
 log = get_logger(__name__)
@@ -31,27 +31,6 @@ _MARGIN_SECONDS = 0.5
 """How much longer than the worker the master waits, so that the worker's own answer arrives in time."""
 
 
-class Entities(Protocol):
-    """Reads entities."""
-
-    async def get(self, entity_id: str) -> Entity | None:
-        """Return one entity, or None. Raises StoreUnavailable."""
-
-
-class Fleet(Protocol):
-    """The leading master, with its workers."""
-
-    @property
-    def leads(self) -> bool:
-        """Whether this master leads."""
-
-    def owner_of(self, segment_id: int) -> Worker | None:
-        """Return the worker that last reported to hold the segment; None without one."""
-
-    async def ask(self, worker: Worker, query: Query) -> QueryAnswer | None:
-        """Return the worker's answer; None when its stream ends before. The caller limits the time."""
-
-
 class QueryRouter:
     """Asks the owner of an entity's segment, once more when the segment has just moved.
 
@@ -60,9 +39,9 @@ class QueryRouter:
         owner_seconds: how long to wait for an owner of the segment, and for another one when it has moved.
     """
 
-    def __init__(self, entities: Entities, fleet: Fleet, noun: str, *, owner_seconds: float = 3.0) -> None:
+    def __init__(self, entities: EntityStore, master: Master, noun: str, *, owner_seconds: float = 3.0) -> None:
         self._entities = entities
-        self._fleet = fleet
+        self._master = master
         self._noun = noun
         self._owner_seconds = owner_seconds
         self._open = 0
@@ -70,7 +49,7 @@ class QueryRouter:
     @property
     def leads(self) -> bool:
         """Whether this master can answer."""
-        return self._fleet.leads
+        return self._master.leads
 
     async def answer(self, query: Query) -> QueryAnswer:
         """Return the answer to *query*; failures are answers as well."""
@@ -99,7 +78,7 @@ class QueryRouter:
     async def _routed(self, query: Query) -> QueryAnswer:
         deadline = time.monotonic() + query.timeout_seconds
         before: Worker | None = None
-        for is_last in (False, True):
+        for _ in range(2):
             # Read again: the entity may have moved to another segment.
             entity = await self._entities.get(query.entity_id)
             if entity is None:
@@ -122,20 +101,20 @@ class QueryRouter:
                 break
             asked = replace(query, segment_id=entity.segment_id, timeout_seconds=left)
             answer = await self._asked(worker, asked)
-            if answer is not None and (is_last or answer.fault is not QueryFault.MOVED):
+            if answer is not None and answer.fault is not QueryFault.MOVED:
                 return answer
             before = worker
         return failed(QueryFault.MOVED, f"no worker owns this {self._noun} now: it moves or waits; try again later")
 
     async def _asked(self, worker: Worker, query: Query) -> QueryAnswer | None:
         async with asyncio.timeout(query.timeout_seconds + _MARGIN_SECONDS):
-            return await self._fleet.ask(worker, query)
+            return await self._master.ask(worker, query)
 
     async def _owner(self, segment_id: int, before: Worker | None, deadline: float) -> Worker | None:
         """Return the owner of a segment; wait a while for one, or for another one than *before*."""
         until = min(deadline, time.monotonic() + self._owner_seconds)
         while True:
-            worker = self._fleet.owner_of(segment_id)
+            worker = self._master.owner_of(segment_id)
             is_new = worker is not None and (before is None or worker.session != before.session)
             if is_new or time.monotonic() >= until:
                 return worker
