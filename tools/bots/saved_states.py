@@ -32,6 +32,14 @@ class NoSuchState(RuntimeFault):
     """The entity, the version or the key does not exist."""
 
 
+class NoOwnerOfState(NoSuchState):
+    """The entity does not exist."""
+
+    def __init__(self, entity_id: str) -> None:
+        super().__init__(f"there is no {entity_id!r}")
+        self.entity_id = entity_id
+
+
 class StateChanged(RuntimeFault):
     """A start or another command changed the state meanwhile."""
 
@@ -73,7 +81,7 @@ class SavedStates:
         """Return the versions."""
         found = await self._versions.pointers.read(entity_id)
         if found is None:
-            raise NoSuchState(f"there is no {entity_id!r}")
+            raise NoOwnerOfState(entity_id)
         return found
 
     async def version(self, entity_id: str, number: int | None = None) -> StateVersion | None:

@@ -5,10 +5,13 @@ from typing import Any
 
 import click
 
+from libs.core.process.service import SERVICES
 from libs.core.room import MIB
-from libs.core.storage.data_sets import DataCatalog, DataSet
+from libs.core.storage.data_sets import DataCatalog, DataSet, is_data_name
+from libs.core.store.audit import Action
 from tools.bots.data_upload import PackedData, check_name, packed, upload_data
 from tools.cli import interrupts
+from tools.cli.audit_record import record
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
@@ -17,6 +20,7 @@ from tools.cli.output import cell, output_option, show, table
 
 _COLUMNS = ("name", "kind", "files", "mib", "version", "uploaded", "by")
 _VERSION_CHARACTERS = 12
+_SHOWN_USES = 5
 
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,19 +61,25 @@ def ls(output: str) -> None:
 
 @data.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Remove it even if bots, backtests or schedules name it.")
 @output_option
-def rm(name: str, output: str) -> None:
-    """Remove the data set NAME. Running bots keep it; those that name it do not start any more.
+def rm(name: str, force: bool, output: str) -> None:
+    """Remove the data set NAME, unless a bot, backtest or schedule names it.
+
+    With --force, running bots keep it; those that name it do not start any more.
 
     Exit code 4 when there is no such data set.
     """
-    interrupts.run(_rm(name))
+    interrupts.run(_rm(name, force=force))
     show(output, {"name": name, "removed": True}, lambda: click.echo(f"{cell(name)} is removed."))
 
 
 async def _put(name: str, content: PackedData) -> tuple[DataSet, bool]:
     async with connected() as servers:
-        return await upload_data(_catalog(servers), name, content, user_of_this_machine())
+        found, is_new = await upload_data(_catalog(servers), name, content, user_of_this_machine())
+        if is_new:
+            await record(servers, Action.UPDATED, [_target(name)], f"version {found.sha256[:_VERSION_CHARACTERS]}")
+        return found, is_new
 
 
 async def _ls() -> list[dict[str, Any]]:
@@ -77,10 +87,34 @@ async def _ls() -> list[dict[str, Any]]:
         return [_facts(one) async for one in _catalog(servers).all()]
 
 
-async def _rm(name: str) -> None:
+async def _rm(name: str, *, force: bool) -> None:
     async with connected() as servers:
-        if not await _catalog(servers).remove(name):
+        catalog = _catalog(servers)
+        if not force and is_data_name(name) and await catalog.get(name) is not None:
+            await _refuse_used(servers, name)
+        if not await catalog.remove(name):
             raise Failure(f"there is no data set {name!r}; `runtime bot data ls` lists all", ExitCode.NOT_FOUND)
+        await record(servers, Action.DELETED, [_target(name)])
+
+
+async def _refuse_used(servers: Connections, name: str) -> None:
+    """Raise Failure if an entity names the data set: it would not start any more."""
+    uses = []
+    for service in SERVICES:
+        ids = await (await servers.entities(service)).naming_data(name)
+        if ids:
+            shown = [*map(repr, ids[:_SHOWN_USES]), *(["…"] if len(ids) > _SHOWN_USES else [])]
+            uses.append(f"{len(ids)} {service.noun}{'s' if len(ids) > 1 else ''} ({', '.join(shown)})")
+    if uses:
+        raise Failure(
+            f"data set {name!r} is named by {', '.join(uses)}, which would not start any more; remove the name from "
+            f"`dataSets` in their configs or bot.json, or use --force"
+        )
+
+
+def _target(name: str) -> str:
+    """Return what an audit record names: a data set has no entity's id."""
+    return f"data set {name}"
 
 
 def _catalog(servers: Connections) -> DataCatalog:

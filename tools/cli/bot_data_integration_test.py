@@ -94,6 +94,39 @@ def test_bucket_and_prefix_are_settings(
     assert [row["name"] for row in commands.json("bot", "data", "ls")] == ["prices"]
 
 
+def test_data_set_in_use_is_removed_only_by_force(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("1")
+    commands.text("bot", "data", "put", "prices", str(tmp_path / "file"))
+    bots, schedules = commands.mongo["bot_runner"]["bots"], commands.mongo["bot_scheduler"]["bot_schedules"]
+    bots.insert_many(
+        [
+            {"id": "user", "segment_id": 1, "config": {"dataSets": ["other", "prices"]}},
+            {"id": "own meaning", "segment_id": 1, "config": {"dataSets": "prices"}},
+            {"id": "no user", "segment_id": 1, "config": {"dataSets": ["other"]}},
+        ]
+    )
+    schedules.insert_one({"id": "s", "segment_id": 1, "custom": {"config": {"dataSets": ["prices"]}}})
+
+    code, _, err = commands.run("bot", "data", "rm", "prices")
+
+    assert code == ExitCode.FAILED
+    assert "is named by 1 bot ('user'), 1 schedule ('s')" in err
+    assert [row["name"] for row in commands.json("bot", "data", "ls")] == ["prices"]
+    assert commands.text("bot", "data", "rm", "prices", "--force") == "prices is removed.\n"
+
+
+def test_changes_of_data_sets_are_audited(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("1")
+    version = commands.json("bot", "data", "put", "prices", str(tmp_path / "file"))["version"]
+    commands.json("bot", "data", "put", "prices", str(tmp_path / "file"))
+    commands.text("bot", "data", "rm", "prices")
+
+    rows = commands.json("audit", "--id", "data set prices")
+
+    assert [(row["action"], row["detail"]) for row in rows] == [("deleted", ""), ("updated", f"version {version}")]
+    assert all(row["who"] and row["way"] == "command" for row in rows)
+
+
 def test_unknown_name_and_empty_list_are_reported(commands: Commands) -> None:
     assert commands.text("bot", "data", "ls") == "There are no data sets.\n"
     code, _, err = commands.run("bot", "data", "rm", "prices")

@@ -10,6 +10,8 @@ import click
 from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from libs.core.store.entity_writer import Derive
+from tools.author.config_check import config_findings
+from tools.author.findings import refuse
 from tools.bots.announce import reconfigured
 from tools.bots.config_edit import KeyMissing, assignments, masked, with_values, without_keys
 from tools.bots.deploying import publish
@@ -77,13 +79,21 @@ async def changed(target: Target, change: Change, *, beside: Mapping[str, Any], 
     """Announce the running version with a changed config, and wait for the result.
 
     Nothing is announced when the config is already equal.
+
+    Raises:
+        UserError: the changed config does not match the schema of the description, or the runtime cannot read it.
     """
     async with connected() as servers:
         known: Entity = await stored(servers, target.service, target.entity_id)
         config = change(known.config)
-        target.check(config)
         if config == known.config:
             return {"id": known.id, "changed": False}
+        target.check(config)
+        refuse(
+            config_findings(
+                known.bot, "bot", config, where="the changed config", described_in="the description that was deployed"
+            )
+        )
         announced = reconfigured(known, config, beside={**kept_fields(known), **beside})
         entities = await servers.entities(target.service, target.derive)
         await publish(servers, target.service, entities, announced, is_new=False)

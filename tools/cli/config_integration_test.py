@@ -107,6 +107,40 @@ def test_config_that_is_so_already_announces_nothing(commands: Commands, folder:
     assert document(commands)["revision"] == 1
 
 
+def test_config_that_the_schema_does_not_allow_is_refused_as_by_a_deploy(commands: Commands, folder: Path) -> None:
+    schema = {"type": "object", "required": ["limit"], "properties": {"limit": {"type": "integer", "maximum": 9}}}
+    description = {"name": "b", "version": "1.0.0", "config": {"limit": 5}, "schema": schema}
+    (folder / "bot.json").write_text(json.dumps(description))
+    deploy(commands, folder)
+
+    refusals = [
+        commands.run("bot", "config", *change, "--wait", "0")
+        for change in (("set", "b", "limit=10"), ("set", "b", "limit=many"), ("unset", "b", "limit"))
+    ]
+
+    assert [code for code, _, _ in refusals] == [ExitCode.USAGE] * 3
+    for (_, _, err), said in zip(
+        refusals,
+        ("config.limit: must be at most 9", "config.limit: must be of type integer", "config: lacks 'limit'"),
+        strict=True,
+    ):
+        assert f"the changed config: {said}" in err
+    assert document(commands)["revision"] == 1
+    commands.json("bot", "config", "set", "b", "limit=9", "enabled=false", "--wait", "0")
+    assert document(commands)["config"] == {"limit": 9, "enabled": False}
+
+
+def test_config_of_a_schedule_that_the_schema_does_not_allow_is_refused(commands: Commands, folder: Path) -> None:
+    schema = {"type": "object", "properties": {"limit": {"type": "integer"}}}
+    (folder / "bot.json").write_text(json.dumps({"name": "b", "version": "1.0.0", "schema": schema}))
+    commands.json("schedule", "deploy", str(folder), "--schedule", "@daily", "--no-wait")
+
+    code, _, err = commands.run("schedule", "config", "set", "b", "limit=x", "--no-wait")
+
+    assert (code, "config.limit: must be of type integer" in err) == (ExitCode.USAGE, True)
+    assert "limit" not in document(commands, "bot_scheduler", "bot_schedules")["config"]
+
+
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [

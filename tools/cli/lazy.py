@@ -3,6 +3,7 @@
 A worker must not load what the other commands need, and `bot ls` must not wait for the imports of `bot logs`.
 """
 
+import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -48,6 +49,17 @@ class LazyGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{known.module}.{known.name} is no command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of *args*; the error of an unknown one names the commands that it may mean."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known)
+            hint = f"did you mean {', or '.join(map(repr, near))}?" if near else f"commands are: {', '.join(known)}"
+            ctx.fail(f"No such command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list in `--help`, without importing a module."""

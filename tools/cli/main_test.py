@@ -49,7 +49,9 @@ def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("command", "code", "message"),
     [
-        ("bogus", ExitCode.USAGE, "No such command 'bogus'"),
+        ("bogus", ExitCode.USAGE, "No such command 'bogus'; commands are: demo, dev, bot,"),
+        ("bto ls", ExitCode.USAGE, "No such command 'bto'; did you mean 'bot'?"),
+        ("bot inti", ExitCode.USAGE, "No such command 'inti'; did you mean 'init'?"),
         ("bot kill", ExitCode.USAGE, "give exactly one of ID, --selector and --all"),
         ("bot kill --selector nonsense", ExitCode.USAGE, "'nonsense' is not a selector"),
         ("dlq replay", ExitCode.USAGE, "give either numbers or --all"),

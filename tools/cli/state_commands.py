@@ -12,13 +12,25 @@ import click
 from libs.core.process.service import BOT_RUNNER, ServiceDefinition
 from libs.core.room import MIB
 from libs.core.saved_state import StateVersion
+from libs.core.store.audit import Action
 from libs.core.store.runs import RunFilter, RunStore
 from libs.core.store.saved_states import SavedStateStore
 from libs.docker_runner.state.archives import StateLimits
 from libs.docker_runner.state.versions import StateVersions
-from tools.bots.saved_states import NoSuchState, SavedStates, StateChanged, name_of, sdk_key, with_value, without
+from tools.bots.saved_states import (
+    NoOwnerOfState,
+    NoSuchState,
+    SavedStates,
+    StateChanged,
+    name_of,
+    sdk_key,
+    with_value,
+    without,
+)
 from tools.cli import interrupts
+from tools.cli.audit_record import record
 from tools.cli.connections import Connections, connected
+from tools.cli.entity_lookup import unknown
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
 from tools.cli.output import cell, output_option, show
@@ -78,7 +90,9 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     def set_value(entity_id: str, key: str, value: str, output: str) -> None:
         """Set a key of the SDK. VALUE is JSON, or else text."""
         change = with_value(name_of(key), _parsed(value))
-        data = interrupts.run(_changed(service, entity_id, lambda s: s.change(entity_id, "set", change)))
+        data = interrupts.run(
+            _changed(service, entity_id, f"set {key!r}", lambda s: s.change(entity_id, "set", change))
+        )
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -88,7 +102,9 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     def unset(entity_id: str, key: str, output: str) -> None:
         """Remove a key of the SDK."""
         change = without(name_of(key))
-        data = interrupts.run(_changed(service, entity_id, lambda s: s.change(entity_id, "unset", change)))
+        data = interrupts.run(
+            _changed(service, entity_id, f"unset {key!r}", lambda s: s.change(entity_id, "unset", change))
+        )
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -107,7 +123,7 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     def import_file(entity_id: str, file: Path, output: str) -> None:
         """Replace the state by that in FILE, a tar or tar.gz of files and folders."""
         archive = file.read_bytes()
-        data = interrupts.run(_changed(service, entity_id, lambda s: s.replace(entity_id, "import", archive)))
+        data = interrupts.run(_changed(service, entity_id, "import", lambda s: s.replace(entity_id, "import", archive)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -116,7 +132,7 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     @output_option
     def rollback(entity_id: str, number: int | None, output: str) -> None:
         """Make an earlier version current again, as a new version."""
-        data = interrupts.run(_changed(service, entity_id, lambda s: _rolled_back(s, entity_id, number)))
+        data = interrupts.run(_changed(service, entity_id, "rollback", lambda s: _rolled_back(s, entity_id, number)))
         show(output, data, lambda: click.echo(_said(data)))
 
     @click.command()
@@ -124,7 +140,7 @@ def _commands(service: ServiceDefinition) -> list[click.Command]:
     @output_option
     def clear(entity_id: str, output: str) -> None:
         """Let the next run begin with an empty state. Earlier versions stay, for a rollback."""
-        data = interrupts.run(_changed(service, entity_id, lambda s: s.clear(entity_id)))
+        data = interrupts.run(_changed(service, entity_id, "clear", lambda s: s.clear(entity_id)))
         show(output, data, lambda: click.echo(_said(data)))
 
     return [ls, get, set_value, unset, export, import_file, rollback, clear]
@@ -170,7 +186,7 @@ async def _rolled_back(states: SavedStates, entity_id: str, number: int | None) 
 
 
 async def _changed(
-    service: ServiceDefinition, entity_id: str, change: Callable[[SavedStates], Awaitable[StateVersion]]
+    service: ServiceDefinition, entity_id: str, what: str, change: Callable[[SavedStates], Awaitable[StateVersion]]
 ) -> dict[str, Any]:
     async with _states(service) as (servers, states):
         await states.read(entity_id)
@@ -182,6 +198,7 @@ async def _changed(
             )
         await servers.storage().ensure_bucket(servers.storage_settings().state_bucket)
         version = await change(states)
+        await record(servers, Action.UPDATED, [entity_id], f"state {what}: version {version.number}", service)
     return {"id": entity_id, **_row(version)}
 
 
@@ -192,6 +209,8 @@ async def _states(service: ServiceDefinition) -> AsyncIterator[tuple[Connections
         versions = StateVersions(servers.storage(), servers.storage_settings().state_bucket, pointers, service.name)
         try:
             yield servers, SavedStates(versions, StateLimits(_MOST_MB * MIB))
+        except NoOwnerOfState as error:
+            raise unknown(service, error.entity_id) from error
         except NoSuchState as error:
             raise Failure(str(error), ExitCode.NOT_FOUND) from error
         except StateChanged as error:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.rigs.commands import Commands
 from tools.cli.exit_codes import ExitCode
+from tools.cli.local_user import user_of_this_machine
 
 
 @pytest.fixture
@@ -109,6 +110,28 @@ def test_change_keeps_the_last_run_from_saving(commands: Commands, bot: str) -> 
 
     stored = (documents.find_one({"id": bot}) or {})["saved_state"]
     assert (stored["run_id"], stored["epoch"], stored["segment"]) == ("", 3, 1)
+
+
+def test_each_change_is_audited_in_the_service_of_the_entity(commands: Commands, bot: str, tmp_path: Path) -> None:
+    commands.mongo["bot_scheduler"]["bot_schedules"].insert_one({"id": bot, "segment_id": 1})
+    file = str(tmp_path / "state.tar.gz")
+    commands.json("bot", "state", "set", bot, "n", "1")
+    commands.text("bot", "state", "export", bot, file)
+    commands.json("bot", "state", "clear", bot)
+    commands.json("bot", "state", "import", bot, file)
+    commands.json("bot", "state", "rollback", bot, "--to", "2")
+    commands.json("schedule", "state", "set", bot, "n", "1")
+
+    rows = commands.json("audit", "--id", bot)
+
+    assert [(row["service"], row["action"], row["detail"]) for row in rows] == [
+        ("bot-scheduler", "updated", "state set 'n': version 1"),
+        ("bot-runner", "updated", "state rollback: version 4"),
+        ("bot-runner", "updated", "state import: version 3"),
+        ("bot-runner", "updated", "state clear: version 2"),
+        ("bot-runner", "updated", "state set 'n': version 1"),
+    ]
+    assert {row["who"] for row in rows} == {user_of_this_machine()}
 
 
 @pytest.mark.parametrize("arguments", [("ls", "nobody"), ("get", "b/1", "n"), ("ls", "b/1", "--version", "7")])

@@ -355,6 +355,17 @@ class EntityStore:
         """Return those of these entities that exist, by id."""
         return await self._find({"id": {"$in": list(entity_ids)}})
 
+    async def naming_data(self, name: str) -> list[str]:
+        """Return the ids of the entities whose config or description has the data set *name* in a list `dataSets`."""
+        fields = ("config.dataSets", "custom.config.dataSets")
+        # Only a list refers to data sets.
+        return [
+            entity.id
+            for entity in await self._find(
+                {"$or": [{field: name, f"{field}.0": {"$exists": True}} for field in fields]}
+            )
+        ]
+
     async def count(self) -> int:
         """Return the number of entities."""
         with translated():

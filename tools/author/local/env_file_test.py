@@ -20,12 +20,24 @@ from tools.bots.errors import BotFolderInvalid
         ('A="', '"'),
         ("# A=2\n\nA=1", "1"),
         ("A=2\nA=1", "1"),
+        (
+            'A="-----BEGIN KEY-----\n  a+b/c=\n-----END KEY-----" # mine',
+            "-----BEGIN KEY-----\n  a+b/c=\n-----END KEY-----",
+        ),
+        ("A='x\n#y\n'", "x\n#y\n"),
+        ('A="x\n\\"y\\"\n"', 'x\n"y"\n'),
     ],
 )
 def test_line_gives_a_variable(tmp_path: Path, line: str, value: str) -> None:
     (tmp_path / "env").write_text(line)
 
     assert read_env_file(tmp_path / "env") == {"A": value}
+
+
+def test_quote_without_an_end_takes_no_further_line(tmp_path: Path) -> None:
+    (tmp_path / "env").write_text('A="x\nB="y"\nC=it\'s\nD=\'')
+
+    assert read_env_file(tmp_path / "env") == {"A": '"x', "B": "y", "C": "it's", "D": "'"}
 
 
 @pytest.mark.parametrize("line", ["s3cret", "1A=s3cret", "A B=s3cret", "=s3cret", "A=s3cret\0"])
