@@ -43,7 +43,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def cluster_of_pod(certificates: Path) -> AsyncIterator[FakeKubernetes]:
-    """A server that speaks TLS, as pods see it."""
+    """A server with TLS, as pods see it."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificates / "server.crt", certificates / "server.key")
     fake = FakeKubernetes(replicas=3)

@@ -131,7 +131,7 @@ async def test_why_a_bot_died_is_known_though_the_engine_answers_nothing_about_i
     executable = bots.executable(source)
     container = await bots.runner.start(executable)
     async with followed(bots, container) as events:
-        # Whatever the runner asks from now on.
+        # For each further request of the runner.
         relay.no_answers_from = b" /"
         (bots.code.directory / executable.code.key / "end").touch()
         await eventually(lambda: [event for event in events if event.kind is EventKind.DIED])
@@ -187,7 +187,7 @@ async def test_a_missing_entrypoint_leaves_nothing(bots: BotContainers) -> None:
 
 
 async def test_only_a_missing_image_is_reported_as_missing(docker_engine: Engine) -> None:
-    # An engine answers 404 for whatever is missing.
+    # An engine answers 404 for everything that is missing.
     engine = EngineClient(docker_engine.url)
     options = {"DriverConfig": {"Name": "no-image-driver"}}
     mount = {"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": options}

@@ -356,7 +356,7 @@ class DockerRunner:
         return [self._as_known(container) for container in await self._engine.list(labels)]
 
     def _as_known(self, container: ManagedContainer) -> ManagedContainer:
-        """Return a listed container with what this process knows of it."""
+        """Return a listed container with this process's own knowledge added."""
         if self._states.is_over(container.container_id):
             container = replace(container, state=ContainerState.EXITED)
         network = self._network if container.egress is None else self._narrowed

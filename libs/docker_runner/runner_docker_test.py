@@ -193,14 +193,14 @@ async def test_any_id_runs_and_is_on_the_label(bots: BotContainers, identity: st
 
 
 async def test_events_are_delivered_at_once(bots: BotContainers) -> None:
-    def told(event: ContainerEvent) -> str:
+    def shown(event: ContainerEvent) -> str:
         return f"{event.kind}:{event.id}:{event.segment}:{event.exit_code}"
 
     async with watched(bots) as events:
-        assert [told(event) for event in events] == ["resync::-1:None"]
+        assert [shown(event) for event in events] == ["resync::-1:None"]
         await bots.run("import sys\ndef main(id, config): sys.exit(3)")
         await eventually(lambda: len(events) == 4)
-    assert [told(event) for event in events[1:]] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
+    assert [shown(event) for event in events[1:]] == ["started:b1:1:None", "died:b1:1:3", "removed:b1:1:None"]
 
 
 async def test_exit_info_of_running_bot_is_none_and_leaves_it_running(bots: BotContainers) -> None:

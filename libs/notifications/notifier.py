@@ -40,7 +40,7 @@ class Notifier:
         self._queued = queued
 
     async def put(self, notice: Notice) -> None:
-        """Queue *notice* for each receiver that wants it. May be repeated: a repetition is recognised for a day.
+        """Queue *notice* for each of its receivers. May be repeated: a repetition is recognised for a day.
 
         Raises:
             StoreUnavailable: some may be queued; repeat it.

@@ -37,7 +37,7 @@ class Publisher(Protocol):
         """Return when that is ensured. Repeated with the same *event_id*, it is the same event."""
 
 
-class Tell(Protocol):
+class PartitionChanges(Protocol):
     """Notified of changes."""
 
     async def partitions_changed(self) -> None:
@@ -58,14 +58,14 @@ class Completion:
         store: ObjectStore,
         bucket: str,
         publisher: Publisher | None,
-        tell: Tell,
+        changes: PartitionChanges,
         notifier: NoticeQueue,
     ) -> None:
         self._entities = entities
         self._store = store
         self._bucket = bucket
         self._publisher = publisher
-        self._tell = tell
+        self._changes = changes
         self._notifier = notifier
 
     async def decide(self, state: BacktestState, outcome: Outcome, folder: Path) -> Outcome | None:
@@ -104,13 +104,13 @@ class Completion:
         backtest_id = entity.id
         await self._publish(backtest_id, outcome, ANALYSIS, objects.analysis_key(backtest_id), outcome.analysis)
         await self._publish(backtest_id, outcome, LOGS, objects.logs_key(backtest_id), outcome.logs)
-        await retry_forever(lambda: self._tell_api(backtest_id, outcome))
+        await retry_forever(lambda: self._publish_outcome(backtest_id, outcome))
         await retry_forever(lambda: self._notify_owner(entity, outcome))
         if outcome.analysis is None or outcome.logs is None or attempts > 1:
             await self._unstage(backtest_id)
         applied = await retry_forever(lambda: self._entities.remove(entity, outcome.ended_at))
         if applied.occupancy_changed:
-            await self._tell.partitions_changed()
+            await self._changes.partitions_changed()
 
     # --- steps
 
@@ -133,7 +133,7 @@ class Completion:
                 # The bucket was emptied. The content is lost, but the event must still be published.
                 log.exception("staged result is missing in the storage", key=key, run=outcome.run_id)
 
-    async def _tell_api(self, backtest_id: str, outcome: Outcome) -> None:
+    async def _publish_outcome(self, backtest_id: str, outcome: Outcome) -> None:
         subject = BACKTEST_RUNNER.completed_subject
         if self._publisher is None or subject is None:
             return

@@ -30,7 +30,7 @@ async def test_backtests_that_wait_for_a_slot_make_the_queue(rig: BacktestRig) -
         assert seen(rig, "runtime_backtest_queue_length") == 2
         age = seen(rig, "runtime_backtest_queue_age_seconds")
         assert age is not None
-        # The ids by which MongoDB tells a document's age have whole seconds.
+        # The ids that show a document's age in MongoDB have whole seconds.
         assert 0 <= age < 120
         await eventually(lambda: (seen(rig, "runtime_backtest_queue_age_seconds") or 0) > age)
 

@@ -160,7 +160,7 @@ class SegmentPool:
         for gone in self._over_quota.keys() - states.keys():
             del self._over_quota[gone]
         self._refill(tasks)
-        await self._tell_waiting()
+        await self._report_waiting()
         pause = min(self._scan_interval, WAITING_CHECK_SECONDS) if self._lacking else self._scan_interval
         return min(pause, LOOK_SECONDS) if self._over_quota else pause
 
@@ -204,11 +204,11 @@ class SegmentPool:
             unexpected("read backtest", error, backtest=state.id)
             return None
 
-    async def _tell_waiting(self) -> None:
+    async def _report_waiting(self) -> None:
         states = {state.id: state for state in self._waiting}
         for backtest_id, wait in self._lacking:
             if wait.written != wait.detail and backtest_id in states:
-                with isolated("tell what waits"):
+                with isolated("report what waits"):
                     await self._kit.claims.waits(states[backtest_id], wait.detail, wait.request.need)
                 wait.written = wait.detail
 

@@ -18,7 +18,7 @@ __all__ = ["backtest_rig"]
 
 
 async def completed_once(rig: BacktestRig) -> None:
-    """Result, output and event are there, and all tell of the same run."""
+    """Result, output and event are there, and all are of the same run."""
     await eventually(rig.over)
     [event] = await rig.events()
     analysis = await rig.analysis()

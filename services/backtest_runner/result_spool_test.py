@@ -1,4 +1,4 @@
-"""What stands in `analysis.json` for whatever a backtest returned."""
+"""What stands in `analysis.json` for each kind of returned value."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -93,7 +93,7 @@ LARGE = Failure(FailureReason.RESULT_TOO_LARGE, "any text")
         (EndReason.ERROR, Failure(FailureReason.EXIT_CODE, "exit code 3"), "error", "exit code 3"),
         (EndReason.ERROR, Failure(FailureReason.REPORTED, "no prices"), "error", "no prices"),
         (EndReason.FINISHED, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
-        # As the init tells it, which turns such a result into an error.
+        # As the init reports it, which turns such a result into an error.
         (EndReason.ERROR, LARGE, "result", "larger than 64 MiB of JSON (BOT_RESULT_MB)"),
         (EndReason.FINISHED, DEEP, "result", "result: what main returned is nested more than 100 levels deep"),
         (EndReason.FINISHED, Failure(FailureReason.RESULT_TOO_MANY_VALUES, "has"), "result", "result: has"),

@@ -183,7 +183,7 @@ async def _completion(context: WorkerContext, docker: DockerHost) -> Completion:
         store=docker.store,
         bucket=context.settings.storage.results_bucket,
         publisher=publisher,
-        tell=context.wake_ups,
+        changes=context.wake_ups,
         notifier=await notifier_of(context),
     )
 

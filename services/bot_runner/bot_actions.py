@@ -258,7 +258,7 @@ class BotActions:
             # A bot that cannot start must not keep others of its owner from starting.
             await self._quotas.give_up(executable)
             await self._refused(starting, executable, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, its owner sees it, and the bot is tried again
+        except Exception as error:  # noqa: BLE001 - any error is shown to the owner, and the bot is retried
             await self._not_started(executable, starting, error)
         else:
             log.info("bot started", container=container.name, run_id=container.run_id, restarts=history.restarts)

@@ -148,6 +148,6 @@ def _is_of(executable: Executable, code_etag: str, container: ManagedContainer) 
     """Whether *container* equals what a start of *executable* would create now."""
     if executable.spec_hash() != container.spec_hash:
         return False
-    # A container that was started for this version is right, whatever the object was at that moment.
+    # A container that was started for this version is right, even if the object was another at that moment.
     same_version = container.revision == executable.revision
     return same_version or not code_etag or not container.code_etag or container.code_etag == code_etag

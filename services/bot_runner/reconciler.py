@@ -38,7 +38,7 @@ _LONGEST_SETBACK_SECONDS = 30.0
 class SegmentReconciler:
     """Makes the containers of one owned segment match its documents, until it is cancelled.
 
-    Every wake-up, whatever its cause, starts the same round over the whole segment, so that a lost event costs time
+    Every wake-up, of any cause, starts the same round over the whole segment, so that a lost event costs time
     and never a bot. Each bot has at most one action in progress, and no bot waits for another's. An action that fails
     unexpectedly affects only its own bot: it is retried with backoff.
     """

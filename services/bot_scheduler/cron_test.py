@@ -214,7 +214,7 @@ def test_expressions_mean_the_same_when_they_fire_alike(one: str, other: str, sa
 
 
 @pytest.mark.parametrize(
-    ("expression", "timezone", "told"),
+    ("expression", "timezone", "phrases"),
     [
         (None, None, ["config.schedule is missing"]),
         ("", None, ["config.schedule"]),
@@ -256,11 +256,11 @@ def test_expressions_mean_the_same_when_they_fire_alike(one: str, other: str, sa
     ],
 )
 def test_what_is_wrong_is_named_with_its_field_and_a_remedy(
-    expression: object, timezone: object, told: list[str]
+    expression: object, timezone: object, phrases: list[str]
 ) -> None:
     with pytest.raises(CronInvalid) as raised:
         parse(expression, timezone)
-    for words in told:
+    for words in phrases:
         assert words in str(raised.value)
     assert raised.value.remedy
 

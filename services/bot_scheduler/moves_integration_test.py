@@ -43,15 +43,15 @@ async def owned_in(rig: ScheduleRig, segment: int, host: FakeHost) -> AsyncItera
 
 
 async def move(rig: ScheduleRig, segment: int) -> None:
-    """Delete the schedule and create it again in another segment; no owner is told."""
+    """Delete the schedule and create it again in another segment; no owner is woken."""
     await rig.entities.delete("s")
     await rig.deploy()
     await rig.set("s", segment_id=segment)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["old owner told", "old owner not told"])
+@pytest.mark.parametrize("is_woken", [True, False], ids=["old owner woken", "old owner not woken"])
 async def test_the_new_owner_waits_for_a_start_that_is_under_way_in_the_old_segment(
-    rig: ScheduleRig, told: bool
+    rig: ScheduleRig, is_woken: bool
 ) -> None:
     overlaps: list[str] = []
     hosts: list[FakeHost] = []
@@ -70,7 +70,7 @@ async def test_the_new_owner_waits_for_a_start_that_is_under_way_in_the_old_segm
         async with owned_in(rig, 2, new):
             await eventually(lambda: has_looked_elsewhere(rig))
             assert new.starts == []
-            if told:
+            if is_woken:
                 owner.wake()
             old.go.set()
 

@@ -60,7 +60,7 @@ def test_decimal_range_has_exactly_the_written_decimals(start: int, step: int, c
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a", "is not KEY=VALUE"),
         ("=1,2", "is not a key"),
@@ -91,8 +91,8 @@ def test_decimal_range_has_exactly_the_written_decimals(start: int, step: int, c
         (f"a={','.join(map(str, range(1001)))}", "1,001 values, and a sweep at most 1,000"),
     ],
 )
-def test_invalid_parameter_is_rejected_with_remedy(text: str, told: str) -> None:
+def test_invalid_parameter_is_rejected_with_remedy(text: str, message: str) -> None:
     with pytest.raises(ConfigEditInvalid) as raised:
         axis(text, 1000)
 
-    assert told in str(raised.value)
+    assert message in str(raised.value)

@@ -64,7 +64,7 @@ def test_secret_values_are_in_the_config_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "set_keys", "told"),
+    ("texts", "set_keys", "message"),
     [
         (["a=1,2", "a=3,4"], [], "'a' is given twice"),
         (["a=1,2"], ["a"], "'a' is given twice; give it once, by --sweep or by --set"),
@@ -73,11 +73,11 @@ def test_secret_values_are_in_the_config_only() -> None:
         (["a=1:50:1", "b=1:50:1"], [], "this sweep has 2,500 backtests (50 x 50), and the limit is 1,000"),
     ],
 )
-def test_invalid_grid_is_rejected_with_remedy(texts: list[str], set_keys: list[str], told: str) -> None:
+def test_invalid_grid_is_rejected_with_remedy(texts: list[str], set_keys: list[str], message: str) -> None:
     with pytest.raises(ConfigEditInvalid) as raised:
         axes(texts, set_keys, 1000)
 
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_keys_with_common_beginning_do_not_overlap() -> None:

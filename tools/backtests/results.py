@@ -91,7 +91,7 @@ async def known_of(servers: Connections, backtest_id: str) -> Known | None:
     parsed = parse(content, _BOUNDS)
     if isinstance(parsed, Refused):
         return replace(known, refused=parsed)
-    # An older runtime stored whatever `main` returned.
+    # An older runtime stored any value that `main` returned.
     return replace(known, analysis=parsed.value if isinstance(parsed.value, Mapping) else {"results": parsed.value})
 
 

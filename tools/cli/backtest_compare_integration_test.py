@@ -101,7 +101,7 @@ def test_columns_are_metrics_parameters_and_usual_ones(commands: Commands) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["compare", "b1", "b2"], ExitCode.NOT_FOUND, "there is no backtest 'b1'"),
         (["compare", "b1", "b1"], ExitCode.USAGE, "name at least two backtests"),
@@ -109,8 +109,8 @@ def test_columns_are_metrics_parameters_and_usual_ones(commands: Commands) -> No
         (["ls", "--columns", "a,,b"], ExitCode.USAGE, "write names with commas between"),
     ],
 )
-def test_invalid_comparison_is_refused(commands: Commands, arguments: list[str], code: ExitCode, told: str) -> None:
+def test_invalid_comparison_is_refused(commands: Commands, arguments: list[str], code: ExitCode, message: str) -> None:
     found, out, err = commands.run("backtest", *arguments)
 
     assert (found, out) == (code, "")
-    assert told in err
+    assert message in err

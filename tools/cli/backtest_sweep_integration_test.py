@@ -112,7 +112,7 @@ def test_sweep_whose_servers_are_away_from_the_start_fails_at_once(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--sweep", "fast=5:30"], "write KEY=START:STOP:STEP"),
         (["--sweep", "fast=0:1:1e-9"], "raise --most"),
@@ -124,11 +124,11 @@ def test_sweep_whose_servers_are_away_from_the_start_fails_at_once(
         (["--sweep", "fast=1,2", "--jobs", "0"], "--jobs"),
     ],
 )
-def test_invalid_sweep_is_refused_before_anything_runs(commands: Commands, options: list[str], told: str) -> None:
+def test_invalid_sweep_is_refused_before_anything_runs(commands: Commands, options: list[str], message: str) -> None:
     code, out, err = commands.run("backtest", "run", BACKTEST, *options)
 
     assert (code, out) == (ExitCode.USAGE, "")
-    assert told in err
+    assert message in err
     assert commands.json("backtest", "ls") == []
 
 

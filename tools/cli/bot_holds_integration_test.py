@@ -120,9 +120,9 @@ def test_a_bot_that_another_hold_keeps_down_is_named_with_it(bots: Commands) -> 
     bots.text("bot", "stop", "b1")
     bots.text("bot", "kill", "--all")
 
-    told = bots.text("bot", "start", "b1")
+    text = bots.text("bot", "start", "b1")
 
-    assert "b1 stays down: killed (all); `runtime bot resume --all` lifts that" in told
+    assert "b1 stays down: killed (all); `runtime bot resume --all` lifts that" in text
 
 
 def test_people_read_what_is_stopped_and_that_it_is_down(bots: Commands) -> None:

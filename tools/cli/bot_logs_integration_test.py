@@ -160,9 +160,9 @@ def test_json_has_time_run_and_stream_of_each_line(logs: Logs) -> None:
 
 
 def test_pattern_that_would_take_years_on_a_hostile_line_is_given_up(logs: Logs) -> None:
-    told = logs("--grep", "(a+)+$", expected=ExitCode.FAILED)
+    error = logs("--grep", "(a+)+$", expected=ExitCode.FAILED)
 
-    assert "takes too long" in told
+    assert "takes too long" in error
 
 
 @pytest.mark.parametrize(

@@ -239,17 +239,17 @@ async def test_status_shows_owners_of_segments(terminal: Terminal) -> None:
 
     async def with_workers() -> dict[str, Any]:
         # The leader may be too busy to answer at once; then nothing is reported about workers.
-        told: dict[str, Any] = (await terminal.succeed("status", "--output", "json")).json()[0]
-        return told if told["workers"] is not None and all(s["worker"] for s in told["segments"]) else {}
+        reported: dict[str, Any] = (await terminal.succeed("status", "--output", "json")).json()[0]
+        return reported if reported["workers"] is not None and all(s["worker"] for s in reported["segments"]) else {}
 
     bot_runner = await eventually(with_workers, LOOKING_SECONDS)
     of_stack = (await terminal.succeed("dev", "status", "--output", "json")).json()["services"][0]
-    told = (await terminal.succeed("status")).out
+    text = (await terminal.succeed("status")).out
 
     assert bot_runner["leader"] == of_stack["leader"]
     assert {worker["worker_id"] for worker in bot_runner["workers"]} == {"worker-1", "worker-2"}
-    assert bot_runner["status_page"] in told
-    assert "bots: 1 running" in told
+    assert bot_runner["status_page"] in text
+    assert "bots: 1 running" in text
     assert bot_runner["entities"] == {"running": 1}
     assert [(s["entities"], s["worker"] in ("worker-1", "worker-2")) for s in bot_runner["segments"]] == [(1, True)]
     await terminal.succeed("bot", "rm", "moving-average")

@@ -172,7 +172,7 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--schedule", "61 * * * *"], "minute 61 is out of range; the range is 0 to 59"),
         (["--schedule", "0 9 * * MON-FRI 0"], "the first of six fields is the second"),
@@ -186,11 +186,11 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
         (["--runtime", "cobol"], "unknown runtime 'cobol'; known are: nodejs20, python3.11"),
     ],
 )
-def test_invalid_schedule_is_reported_and_not_deployed(commands: Commands, options: list[str], told: str) -> None:
+def test_invalid_schedule_is_reported_and_not_deployed(commands: Commands, options: list[str], message: str) -> None:
     code, out, err = commands.run("schedule", "deploy", SCHEDULE, *options)
 
     assert (code, out) == (ExitCode.USAGE, "")
-    assert told in err
+    assert message in err
     assert commands.json("schedule", "ls") == []
 
 

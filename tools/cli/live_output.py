@@ -30,21 +30,21 @@ _MOVE_SECONDS = 10.0
 _WORKER_POLL_SECONDS = 10.0
 _QUIET_SECONDS = 30.0
 
-Tell = Callable[[str], None]
+Note = Callable[[str], None]
 
 
 class EntityOutput:
     """Reads one entity's output, line by line.
 
     Args:
-        tell: called with a note when the output does not come from the worker.
+        note: called with a note when the output does not come from the worker.
     """
 
-    def __init__(self, servers: Connections, service: ServiceDefinition, entity_id: str, tell: Tell) -> None:
+    def __init__(self, servers: Connections, service: ServiceDefinition, entity_id: str, note: Note) -> None:
         self._servers = servers
         self._service = service
         self._id = entity_id
-        self._note = tell
+        self._note = note
         self._noted = False
         self._recorded = False
         self._cursor = Cursor()

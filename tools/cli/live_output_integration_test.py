@@ -53,8 +53,8 @@ async def test_without_worker_storage_is_followed_and_note_printed_once(
     database = await servers.database(service)
     await database["bots"].insert_one({"id": "b1", "segment_id": 1, "config": {}, "custom": {}})
     await storage.put(bucket_prefix, "logs/b1/20260131.log", b"one\ntwo\nthree\n")
-    told: list[str] = []
-    reading = EntityOutput(servers, service, "b1", told.append).lines(2, follow=True)
+    notes: list[str] = []
+    reading = EntityOutput(servers, service, "b1", notes.append).lines(2, follow=True)
 
     async with aclosing(reading), asyncio.timeout(30):
         before = [await anext(reading), await anext(reading)]
@@ -62,8 +62,8 @@ async def test_without_worker_storage_is_followed_and_note_printed_once(
         after = await anext(reading)
 
     assert (before, after) == (["two", "three"], "four")
-    assert len(told) == 1
-    assert "storage" in told[0]
+    assert len(notes) == 1
+    assert "storage" in notes[0]
 
 
 async def test_output_of_removed_bot_is_shown_and_ends(

@@ -66,9 +66,9 @@ def test_error_is_one_line_with_exit_code(
 ) -> None:
     assert run(command.split()) == code
 
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_a_folder_that_is_no_bot_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

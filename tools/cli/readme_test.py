@@ -107,10 +107,10 @@ def test_its_cron_expressions_can_be_used() -> None:
 def test_the_rules_of_schedules_are_those_that_there_are() -> None:
     text = README.partition("| field | default |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(.*?) \| (.*?) \| ", text, re.MULTILINE)
-    told = {field: value for names, values in rows for field, value in _pairs(names, values)}
+    documented = {field: value for names, values in rows for field, value in _pairs(names, values)}
 
     policy = Policy()
-    assert told == {
+    assert documented == {
         "overlap": policy.overlap,
         "misfire": policy.misfire,
         "misfireGrace": f"{policy.misfire_grace_seconds:g}",

@@ -33,7 +33,7 @@ def test_the_next_times_are_there_for_programs_too(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "message"),
     [
         ("0 0 31 2 *", "day of month 31 does not exist in the given months; write L for the last day of the month"),
         ("* * * *", "number of fields is 4"),
@@ -41,12 +41,12 @@ def test_the_next_times_are_there_for_programs_too(capsys: pytest.CaptureFixture
     ],
 )
 def test_invalid_expression_is_reported_in_one_line(
-    expression: str, told: str, capsys: pytest.CaptureFixture[str]
+    expression: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["schedule", "next", expression]) == ExitCode.USAGE
 
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 

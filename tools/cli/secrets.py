@@ -8,7 +8,7 @@ _COMMANDS = {
 }
 _HELP = """Seal secrets, so that configs, events and back-ups contain no readable key.
 
-Only workers have the private keys (SECRETS_KEY_FILE). Whoever has the public key can seal; only workers can open.
+Only workers have the private keys (SECRETS_KEY_FILE). The public key suffices to seal; only workers can open.
 To rotate: add a key with `keygen --append`, seal values with the new public key, deploy, and remove the old line.
 """
 

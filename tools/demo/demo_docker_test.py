@@ -108,14 +108,14 @@ async def test_bots_a_backtest_and_a_schedule_are_shown_and_nothing_is_left(
     assert "price-ticker │ stopping, 0 open orders cancelled" in shown.text
     assert "price-ticker │ watching SOL-USD" in shown.text
     assert "moving-average │ stopping, nothing to cancel" in shown.text
-    told = json.loads(shown.lines[-1])
-    runs = [(run["service"], run["id"], run["worker"], run["outcome"]) for run in told["runs"]]
+    report = json.loads(shown.lines[-1])
+    runs = [(run["service"], run["id"], run["worker"], run["outcome"]) for run in report["runs"]]
     bots = [run for run in runs if run[0] == "bot-runner"]
     assert [run[1] for run in bots] == ["moving-average", "price-ticker", "price-ticker"]
     assert {run[2] for run in bots} == {"worker-1", "worker-2"}
     assert ("backtest-runner", "moving-average-crossover", "worker-1", "finished") in runs
     assert runs.count(("bot-scheduler", "rebalance", "worker-1", "finished")) >= 2
-    assert told["metrics"]["trades"] == 14
+    assert report["metrics"]["trades"] == 14
     await nothing_left(shown, docker_engine)
 
 

@@ -55,7 +55,7 @@ class Containers:
     async def output(self, container_id: str) -> AsyncGenerator[str, None]:
         """Yield the lines of a container until it ends, is removed, or the engine goes away."""
         begun = b""
-        # Whatever ends the stream, there is no more output for the terminal.
+        # After any end of the stream there is no more output for the terminal.
         with suppress(EngineRefused, EngineUnavailable):
             async for piece in self._engine.logs(container_id, follow=True):
                 *whole, begun = (begun + piece.data).split(b"\n")

@@ -81,7 +81,7 @@ class S3Server(EmbeddedServer):
                 await writer.wait_closed()
 
     def _trust(self) -> ssl.SSLContext | None:
-        """What proves the server; None: it speaks plain HTTP."""
+        """The certificate of the server; None: plain HTTP."""
         return None
 
     @property

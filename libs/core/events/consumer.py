@@ -104,7 +104,7 @@ class EventConsumer:
             except JetStreamRefused as error:
                 reason = "refused"
                 self._report_state(False, str(error), required=self._required)
-            except Exception as error:  # noqa: BLE001 - whatever it was, the consumer is bound anew
+            except Exception as error:  # noqa: BLE001 - after any error the consumer is bound anew
                 reason = "error"
                 unexpected("consume events", error)
                 self._report_state(

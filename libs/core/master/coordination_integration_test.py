@@ -1,4 +1,4 @@
-"""Masters and workers together, with a real MongoDB and real gRPC: who runs what, whatever comes and goes."""
+"""Masters and workers together, with a real MongoDB and real gRPC: the assignments, while processes come and go."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -475,7 +475,7 @@ async def test_loops_of_the_leader_run_only_while_it_leads_and_one_that_fails_is
     async def loop() -> None:
         calls.append("begun")
         if len(calls) == 1:
-            raise RuntimeError("as the test wants")
+            raise RuntimeError("as the test requires")
         try:
             await asyncio.Event().wait()
         finally:

@@ -143,15 +143,15 @@ async def test_shortage_is_reported_with_roomiest_worker(cluster: Cluster) -> No
         other = FakeHandler(cluster.world, f"host-of-{name}", room=Room(Need(900 * MIB), Need(free), need))
         cluster.worker(name, handler=other)
 
-    def told(missing: int) -> bool:
+    def reports_missing(missing: int) -> bool:
         report = master.master.counts().room
         return report.missing is not None and report.missing.memory_bytes == missing
 
-    await eventually(lambda: told(382 * MIB))
+    await eventually(lambda: reports_missing(382 * MIB))
     notice = "entities in 1 segment wait for room: the largest needs 512 MiB, the roomiest worker has 130 MiB (b)"
     await eventually(lambda: master.master.snapshot().notices == [notice])
     await cluster.cordons.cordon("b")
-    await eventually(lambda: told(392 * MIB))  # c
+    await eventually(lambda: reports_missing(392 * MIB))  # c
     handler.demands[1] = Demand(need)
 
     await eventually(lambda: not master.master.snapshot().notices and master.master.counts().room.segments == 0)

@@ -28,8 +28,8 @@ from libs.core.master.registry import (
     Refuse,
     Registry,
     Replace,
+    SendAssignment,
     SessionId,
-    Tell,
     Worker,
 )
 from libs.core.master.room_report import room_report
@@ -70,7 +70,7 @@ DEPENDENCY = "segments"
 _EXPIRY_CHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LEAST_GAP_SECONDS = 0.05
-_TELL_AT_ONCE = 200
+_SENT_AT_ONCE = 200
 _MOST_CAUSES = 16
 
 
@@ -326,7 +326,7 @@ class Master:
         self._report(survey, decision)
         if news:
             with deciding.entered():
-                await self._tell(news)
+                await self._send(news)
             deciding.end()  # a decision without a change is not recorded
         if settled_in_seconds <= 0:
             await self._answer_cordons(decision)
@@ -350,11 +350,11 @@ class Master:
     def _connected(self) -> list[str]:
         return [worker.identity.worker_id for worker in self._registry.workers]
 
-    async def _tell(self, news: Sequence[Tell]) -> None:
+    async def _send(self, news: Sequence[SendAssignment]) -> None:
         current().set(assignments=len(news))
-        for number, tell in enumerate(news):
-            self._carry_out(tell)
-            if number % _TELL_AT_ONCE == _TELL_AT_ONCE - 1:
+        for number, instruction in enumerate(news):
+            self._carry_out(instruction)
+            if number % _SENT_AT_ONCE == _SENT_AT_ONCE - 1:
                 await asyncio.sleep(0)  # let heartbeats and the leadership's renewal run
 
     async def _expire_for_ever(self) -> None:
@@ -433,9 +433,9 @@ class Master:
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
-            case Tell(session, assignment):
+            case SendAssignment(session, assignment):
                 ASSIGNMENTS.inc()
-                self._server.tell(session, assignment)
+                self._server.send_assignment(session, assignment)
             case AskToRegister(session):
                 self._server.ask_to_register(session)
             case Replace(session, by):

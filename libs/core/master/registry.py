@@ -21,7 +21,7 @@ SessionId = NewType("SessionId", int)
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class SendAssignment:
     """Send *assignment* on the stream."""
 
     session: SessionId
@@ -30,7 +30,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class AskToRegister:
-    """Tell the worker that it is unknown and must register again."""
+    """Request that the worker, which is unknown, registers again."""
 
     session: SessionId
 
@@ -58,7 +58,7 @@ class Refuse:
     worker_id: str
 
 
-Instruction = Tell | AskToRegister | Replace | Abandon | Refuse
+Instruction = SendAssignment | AskToRegister | Replace | Abandon | Refuse
 
 
 class _Undecided(Enum):
@@ -217,7 +217,7 @@ class Registry:
         if state.refused.keys() - before.refused.keys():
             worker.refusals.note(now)
         self._changed |= _matters(before, state) or (self._lacking_room and before.room != state.room)
-        return None if worker.agrees else Tell(session, self._assignment(worker))
+        return None if worker.agrees else SendAssignment(session, self._assignment(worker))
 
     def settled_in_seconds(self, now: float) -> float:
         """Return how long further registrations are expected; zero or less when they are not.
@@ -321,7 +321,7 @@ class Registry:
         """Return the free room of each engine, by host: the minimum of its workers' reports, which may be old."""
         return least_by_host((worker.identity.host, worker.state.room) for worker in self._workers.values())
 
-    def apply(self, decision: Decision, trace: Headers | None = None, *, settled: bool = True) -> list[Tell]:
+    def apply(self, decision: Decision, trace: Headers | None = None, *, settled: bool = True) -> list[SendAssignment]:
         """Apply *decision*, made in *trace*, and return the messages for workers whose assignment changed.
 
         Before the workers have settled, those without segments receive no message.
@@ -339,7 +339,7 @@ class Registry:
             worker.reason = decision.reasons.get(worker_id) or (
                 "assigned" if decided else "no segment waits for a worker"
             )
-            news.append(Tell(worker.session, self._assignment(worker)))
+            news.append(SendAssignment(worker.session, self._assignment(worker)))
         return news
 
     def _assignment(self, worker: Worker) -> Assignment:

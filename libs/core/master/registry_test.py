@@ -20,7 +20,16 @@ from libs.core.coordination import (
 )
 from libs.core.leases.lease import SegmentView
 from libs.core.master.assignment import decide
-from libs.core.master.registry import UNDECIDED, Abandon, AskToRegister, Refuse, Registry, Replace, SessionId, Tell
+from libs.core.master.registry import (
+    UNDECIDED,
+    Abandon,
+    AskToRegister,
+    Refuse,
+    Registry,
+    Replace,
+    SendAssignment,
+    SessionId,
+)
 from libs.core.room import Demand, Need, Room
 from proto.runtime.v1 import coordination_pb2 as pb
 
@@ -45,7 +54,7 @@ def registry() -> Registry:
     return Registry(death_timeout_seconds=5.0)
 
 
-def decided(registry: Registry, *segments: int) -> list[Tell]:
+def decided(registry: Registry, *segments: int) -> list[SendAssignment]:
     return registry.apply(decide([SegmentView(number, 1, None) for number in segments], registry.views()))
 
 
@@ -131,30 +140,30 @@ def test_no_message_is_sent_before_first_decision(registry: Registry) -> None:
 
 def test_assignment_is_sent_once_and_repeated_after_differing_heartbeat(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
-    told = decided(registry, 7)
+    sent = decided(registry, 7)
 
-    assert told == [Tell(ONE, Assignment(frozenset([7]), "assigned"))]
+    assert sent == [SendAssignment(ONE, Assignment(frozenset([7]), "assigned"))]
     assert decided(registry, 7) == []
-    assert registry.heartbeat(ONE, IDLE, now=2.0) == told[0]
+    assert registry.heartbeat(ONE, IDLE, now=2.0) == sent[0]
     assert registry.heartbeat(ONE, HOLDS_7, now=4.0) is None
 
 
 def test_repeated_assignment_keeps_trace_of_its_decision(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     decision = decide([SegmentView(7, 1, None)], registry.views())
-    told = registry.apply(decision, {"traceparent": "00-t-s-01"})
+    sent = registry.apply(decision, {"traceparent": "00-t-s-01"})
 
     again = registry.heartbeat(ONE, IDLE, now=2.0)
 
-    assert isinstance(again, Tell)
-    assert assignment_from_wire(assignment_to_wire(again.assignment)).trace == told[0].assignment.trace
-    assert told[0].assignment.trace == {"traceparent": "00-t-s-01"}
+    assert isinstance(again, SendAssignment)
+    assert assignment_from_wire(assignment_to_wire(again.assignment)).trace == sent[0].assignment.trace
+    assert sent[0].assignment.trace == {"traceparent": "00-t-s-01"}
 
 
 def test_standby_assignment_has_reason(registry: Registry) -> None:
     registry.register(ONE, identity("a"), HOLDS_7, now=0.0)
 
-    assert decided(registry) == [Tell(ONE, Assignment(frozenset(), "segment 7 no longer has entities"))]
+    assert decided(registry) == [SendAssignment(ONE, Assignment(frozenset(), "segment 7 no longer has entities"))]
 
 
 @pytest.mark.parametrize(

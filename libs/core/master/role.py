@@ -150,7 +150,7 @@ class MasterRole:
             process.lifecycle.part("wake-ups", lambda: _heed(WakeUps(connection, process.service.name), master))
 
     async def _grpcz(self, request: web.Request) -> web.Response:
-        """Answer the health status of gRPC, for probes that cannot speak it over TLS."""
+        """Answer the health status of gRPC, for probes that do not support TLS."""
         serving = self._master is not None and self._master.is_ready
         return web.json_response({"serving": serving}, status=200 if serving else 503)
 

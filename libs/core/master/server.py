@@ -179,12 +179,12 @@ class CoordinationServer(pb_grpc.CoordinationServiceServicer):
         self.is_ready = is_ready
         await self._health.set("", _health(is_ready))
 
-    def tell(self, session: SessionId, assignment: Assignment) -> None:
+    def send_assignment(self, session: SessionId, assignment: Assignment) -> None:
         """Send an assignment; it replaces one that is still unsent. Ignored after the end of the stream."""
         self._put(session, pb.MasterMessage(assignment=assignment_to_wire(assignment)))
 
     def ask_to_register(self, session: SessionId) -> None:
-        """Tell the worker to register again."""
+        """Request another registration of the worker."""
         self._put(session, pb.MasterMessage(register_again=pb.RegisterAgain()))
 
     def replace(self, session: SessionId, by: WorkerIdentity) -> None:

@@ -152,8 +152,8 @@ def test_exception_is_structured_without_variables(lines: Lines) -> None:
     except ValueError:
         log.exception("failed")
 
-    (told,) = lines.last["exception"]
-    assert (told["exc_type"], told["frames"][-1]["name"]) == (
+    (entry,) = lines.last["exception"]
+    assert (entry["exc_type"], entry["frames"][-1]["name"]) == (
         "ValueError",
         "test_exception_is_structured_without_variables",
     )

@@ -54,12 +54,12 @@ async def test_waiting_spans_are_sent_at_exit_with_their_resource(tmp_path: Path
         await process.process.stop(grace_seconds=60)
 
         assert process.process.exit_code == 0
-        told = {span.name: span for span in collector.spans}
-        assert "GET /api/v1/status" in told
-        resource = told["GET /api/v1/status"].resource
+        spans = {span.name: span for span in collector.spans}
+        assert "GET /api/v1/status" in spans
+        resource = spans["GET /api/v1/status"].resource
         assert resource["service.name"] == "bot-runner"
         assert (resource["deployment.environment"], resource["runtime.role"]) == ("tests", "chief")
-        assert [name for name in told if "readyz" in name] == []
+        assert [name for name in spans if "readyz" in name] == []
         assert [span for span in collector.spans if span.kind == "CLIENT" and not span.parent_id] == []
 
 

@@ -1,4 +1,4 @@
-"""Who did what: entries are stored, found and expire; and nothing fails for want of a database."""
+"""The audit record: entries are stored, found and expire; without a database nothing fails."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

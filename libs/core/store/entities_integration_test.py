@@ -216,7 +216,7 @@ async def test_removal_of_outdated_entity_keeps_its_successor(store: EntityStore
 
 
 async def test_the_master_is_to_look_when_a_partition_got_its_first_entity_or_lost_its_last(store: EntityStore) -> None:
-    told = [
+    changes = [
         (await store.apply([event(kind, position, entity_id)])).occupancy_changed
         for kind, position, entity_id in [
             (EventKind.CREATED, 1, "x"),
@@ -225,7 +225,7 @@ async def test_the_master_is_to_look_when_a_partition_got_its_first_entity_or_lo
             (EventKind.DELETED, 4, "y"),
         ]
     ]
-    assert told == [True, False, False, True]
+    assert changes == [True, False, False, True]
 
 
 async def test_one_of_two_concurrent_compare_and_sets_succeeds(store: EntityStore) -> None:

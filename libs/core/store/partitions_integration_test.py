@@ -68,13 +68,13 @@ def create_bots(uri: str, database_name: str, prefix: str, number: int) -> None:
     asyncio.run(create_all())
 
 
-def claim_and_hang(uri: str, database_name: str, told: Connection) -> None:
+def claim_and_hang(uri: str, database_name: str, sender: Connection) -> None:
     """Claim a slot, and be killed before the entity is inserted."""
 
     async def claim() -> None:
         mongo = Mongo(uri, timeout_seconds=20)
         await store_of(mongo.database(database_name)).partitions.claim(1)
-        told.send("claimed")
+        sender.send("claimed")
         await asyncio.Event().wait()
 
     asyncio.run(claim())
@@ -98,9 +98,9 @@ async def test_several_processes_at_once_never_exceed_the_cap_and_count_right(
 async def test_a_process_killed_between_claim_and_insert_leaks_its_slot_only_until_the_repair(
     mongo_uri: str, database_name: str, database: Database
 ) -> None:
-    listening, told = SPAWN.Pipe(duplex=False)
-    process = in_process(claim_and_hang, mongo_uri, database_name, told)
-    await asyncio.to_thread(listening.recv)
+    receiver, sender = SPAWN.Pipe(duplex=False)
+    process = in_process(claim_and_hang, mongo_uri, database_name, sender)
+    await asyncio.to_thread(receiver.recv)
     process.kill()
     await asyncio.to_thread(process.join)
     assert await counts(database) == {1: 1}

@@ -66,7 +66,7 @@ class TombstoneStore:
                 {"_id": entity_id, **_not_later_than(stamp)},
                 {
                     "$set": {"deleted": stamp.to_document(), "expires_at": expires_at},
-                    # Whoever writes later may know less of what was published before.
+                    # A later writer may have seen fewer of the earlier events.
                     "$max": {"last_made_by": stamp.last_made_by},
                 },
                 upsert=True,

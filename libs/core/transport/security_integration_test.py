@@ -411,7 +411,7 @@ async def test_listener_that_could_not_listen_again_tries_until_it_can(
 
     def register(server: grpc.aio.Server) -> None:
         if len(made) > 1 and taken:
-            raise OSError("no resources, as the test wants")
+            raise OSError("no resources, as the test requires")
 
     made: list[None] = []
 

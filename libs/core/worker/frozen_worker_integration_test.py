@@ -31,12 +31,12 @@ class OwnerProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def told(self, what: str) -> list[dict[str, Any]]:
+    def said(self, what: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["what"] == what]
 
     async def running(self) -> None:
         """Return when it has owned the segment for a while."""
-        await eventually(lambda: len(self.told("tick")) > 5)
+        await eventually(lambda: len(self.said("tick")) > 5)
 
     async def ended(self) -> None:
         """Return when the process has ended and all that it printed is in *lines*."""
@@ -88,7 +88,7 @@ async def test_a_thawed_worker_first_of_all_stops_its_containers(mongo_uri: str,
         await eventually(lambda: any(line["what"] == "stop" for line in owner.lines[seen:]))
 
     after = owner.lines[seen:]
-    # Whatever its handler did before it was stopped, it knew that the lease was over.
+    # In each step of its handler before it was stopped, it knew that the lease was over.
     assert not any(line["proven"] for line in after)
     assert next(line["what"] for line in after if line["what"] != "tick") == "stop"
     assert not any(line["what"] == "renewed" for line in after)
@@ -112,7 +112,7 @@ async def test_a_thawed_worker_whose_successor_took_over_ends_and_stops_nothing(
             assert old.lines[-1]["what"] == "superseded"
             assert not any(line["what"] == "stop" for line in old.lines[seen:])
             assert new.lines[0]["epoch"] == old.lines[seen - 1]["epoch"] + 1
-            assert not new.told("stop")
+            assert not new.said("stop")
 
 
 async def test_a_killed_workers_segment_is_free_after_its_life_and_not_before(

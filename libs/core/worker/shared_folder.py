@@ -148,7 +148,7 @@ class SharedFolder:
         self._offer_path(self._holder, segment_id).unlink(missing_ok=True)
 
     def accept(self, giver: Holder, segment_id: int) -> None:
-        """Tell *giver* that the lease was taken. May be repeated."""
+        """Inform *giver* that the lease was taken. May be repeated."""
         self._offer_path(giver, segment_id).unlink(missing_ok=True)
 
     def forget(self, holder: Holder) -> None:

@@ -66,7 +66,7 @@ class TarEntry:
 
     @property
     def shown(self) -> str:
-        """The name for messages, whatever bytes it contains."""
+        """The name for messages; it may contain any bytes."""
         return self.name.decode(errors="backslashreplace")
 
 

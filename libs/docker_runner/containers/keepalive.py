@@ -209,7 +209,7 @@ def seconds_left(folder: Path) -> float:
 
 
 def has_expired(folder: Path) -> bool:
-    """Whether the keepalive in *folder* has expired, by this host's clock; False when that cannot be told. Blocks."""
+    """Whether the keepalive in *folder* has expired, by this host's clock; False when that is unknown. Blocks."""
     try:
         boot_id, deadline, *_ = (folder / FILE_NAME).read_text().split()
         return boot_id == this_boot() and float(deadline) <= boot_seconds()

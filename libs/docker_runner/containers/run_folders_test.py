@@ -1,4 +1,4 @@
-"""What a container is told, and what it leaves, in files."""
+"""The files that a container gets, and those that it leaves."""
 
 import json
 import os

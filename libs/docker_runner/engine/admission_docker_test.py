@@ -1,4 +1,4 @@
-"""Containers of several processes that want an engine's last room, on a real engine."""
+"""Containers of several processes that compete for an engine's last room, on a real engine."""
 
 import asyncio
 import contextlib

@@ -97,7 +97,7 @@ async def test_exception_of_a_listener_affects_neither_other_listeners_nor_the_s
     received: list[str] = []
 
     def broken(event: ContainerEvent) -> None:
-        raise ValueError("a defect, as the test wants")
+        raise ValueError("a defect, as the test requires")
 
     watch = ContainerWatch(source, listeners=[broken], on_gap=lambda: gaps.append(1))
     async with running(watch):

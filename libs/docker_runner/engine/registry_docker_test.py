@@ -99,9 +99,9 @@ async def test_wrong_password_fails_pull_and_message_names_settings(
 ) -> None:
     secret = SecretStr(password) if password is not None else None
     credentials = of_settings(registry_server=SERVER, registry_username=user, registry_password=secret)
-    with pytest.raises(ImageUnavailable, match=r"bots/tiny:1.*REGISTRY_SERVER.*REGISTRY_PASSWORD") as told:
+    with pytest.raises(ImageUnavailable, match=r"bots/tiny:1.*REGISTRY_SERVER.*REGISTRY_PASSWORD") as raised:
         await pulled(registry, credentials)
-    assert password is None or password not in str(told.value)
+    assert password is None or password not in str(raised.value)
 
 
 async def test_a_password_for_another_registry_is_not_used(registry: OwnEngine) -> None:

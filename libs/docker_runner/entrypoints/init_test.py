@@ -1,4 +1,4 @@
-"""The init as a plain process of this host: what it is told, what bots tell it, and its filter of system calls."""
+"""The init as a plain process of this host: its input, what bots report to it, and its filter of system calls."""
 
 import json
 import os
@@ -18,12 +18,12 @@ def bot(directory: Path, source: str, **more: Any) -> BotProcess:
     return BotProcess(directory, "python3.11", {"main.py": source}, "main.py", **more)
 
 
-def told(directory: Path, text: bytes, code: int = 1) -> Finished:
+def finished_after(directory: Path, text: bytes, code: int = 1) -> Finished:
     """How a bot ends that says *text* to the init, and nothing else."""
     return bot(directory, f"import os\ndef main():\n os.write(3, {text!r})\n os._exit({code})").run()
 
 
-# --- what the worker tells it
+# --- its specification
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_missing_program_is_reported_by_its_name(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (127, b"no-such-program: No such file or directory\n")
 
 
-# --- what the bot's process tells it
+# --- what the bot's process reports
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,22 @@ def test_missing_program_is_reported_by_its_name(tmp_path: Path) -> None:
 def test_notes_that_are_strings_of_json_are_passed_on_and_others_are_not(
     tmp_path: Path, text: bytes, failure: dict[str, str]
 ) -> None:
-    done = told(tmp_path, text)
+    done = finished_after(tmp_path, text)
     assert (done.exit_code, done.outcome["kind"], done.payload) == (1, "error", b"{}")
     assert done.outcome.get("failure", {}) == failure
 
 
 @pytest.mark.parametrize("text", [b"Exx", b'Emessage="a"\n', b"E" + b"x" * 9000 + b"\n\n{}", b"x", b"H1", b"H1\n", b""])
 def test_a_note_without_an_end_is_none(tmp_path: Path, text: bytes) -> None:
-    done = told(tmp_path, text)
+    done = finished_after(tmp_path, text)
     assert (done.exit_code, done.outcome["kind"], done.payload, done.lines) == (1, "none", b"", [])
 
 
 @pytest.mark.parametrize("sign", ["a", "\\u00e9", "\\ud83d\\ude00", "\\n", "a\\ud83d\\ude00"])
 def test_a_long_note_is_cut_between_two_signs(tmp_path: Path, sign: str) -> None:
-    done = told(tmp_path, f'Etype="{sign * 60}"\nmessage="{sign * 330}"\nhint="{sign * 180}"\n\n{{}}'.encode())
+    done = finished_after(
+        tmp_path, f'Etype="{sign * 60}"\nmessage="{sign * 330}"\nhint="{sign * 180}"\n\n{{}}'.encode()
+    )
     head, _, _ = done_head(tmp_path)
     failure = done.outcome["failure"]
     assert isinstance(parse(head, HEAD_BOUNDS), Parsed)
@@ -122,13 +124,13 @@ def done_head(directory: Path) -> tuple[bytes, bytes, bytes]:
     [(b"Hx\nR1", 0), (b"H99999999999999999999\nR1", 0), (b"H5\nH6\nR1", 0), (b"R1", 0)],
 )
 def test_a_result_may_follow_the_size_of_the_heap(tmp_path: Path, text: bytes, code: int) -> None:
-    done = told(tmp_path, text, code)
+    done = finished_after(tmp_path, text, code)
     assert (done.exit_code, done.payload, done.lines) == (0, b"1", ["1"])
 
 
 @pytest.mark.parametrize(("text", "code"), [(b"R1", 3), (b'Emessage="a"\n\n{}', 0)])
 def test_a_result_that_the_exit_code_contradicts_is_none(tmp_path: Path, text: bytes, code: int) -> None:
-    done = told(tmp_path, text, code)
+    done = finished_after(tmp_path, text, code)
     assert (done.exit_code, done.outcome["kind"], done.payload, done.lines) == (code, "none", b"", [])
 
 

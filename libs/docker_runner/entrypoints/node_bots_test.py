@@ -397,7 +397,7 @@ def test_a_bot_that_prints_too_fast_is_slowed_down_and_loses_nothing(tmp_path: P
 
 
 IGNORES = exported(
-    "process.on('SIGTERM', () => console.log('told'));" + WAITING + "return new Promise(() => {})", "async"
+    "process.on('SIGTERM', () => console.log('got SIGTERM'));" + WAITING + "return new Promise(() => {})", "async"
 )
 
 
@@ -407,7 +407,7 @@ def test_a_lease_that_runs_out_ends_even_a_bot_that_ignores_sigterm(tmp_path: Pa
         done, late_seconds = outlive_lease(bot(tmp_path / str(attempt), IGNORES, keepalive_ttl_seconds=60.0))
         assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
         assert late_seconds > -0.05
-        if done.lines == ["told"] and late_seconds < 0.6:
+        if done.lines == ["got SIGTERM"] and late_seconds < 0.6:
             return
     pytest.fail(f"it was {late_seconds:.2f} s late, and printed {done.lines}")
 
@@ -418,7 +418,7 @@ def test_a_lease_that_is_renewed_keeps_the_bot(tmp_path: Path) -> None:
     process = one.start()
     first_line(process)
     write_lease(one, uptime() + 3)
-    # So that it is seen; the bot is told to end only after more than two seconds.
+    # So that it is seen; the bot gets SIGTERM only after more than two seconds.
     time.sleep(0.4)
     write_lease(one, uptime() + 60, ttl=60.0, counter=1)
     assert one.finish(process).last == "alive"

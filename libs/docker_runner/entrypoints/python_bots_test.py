@@ -357,7 +357,7 @@ def test_a_bot_that_prints_too_fast_is_slowed_down_and_loses_nothing(tmp_path: P
 IGNORES = """
 import signal, time
 def main(id, config):
-    signal.signal(signal.SIGTERM, lambda *a: print("told"))
+    signal.signal(signal.SIGTERM, lambda *a: print("got SIGTERM"))
     print("up")
     while True:
         time.sleep(1)
@@ -372,7 +372,7 @@ def test_a_lease_that_runs_out_ends_even_a_bot_that_ignores_sigterm(tmp_path: Pa
         done, late_seconds = outlive_lease(bot)
         assert (done.exit_code, done.outcome["reason"]) == (75, "lease-lost")
         assert late_seconds > -0.05
-        if done.lines == ["told"] and late_seconds < 0.6:
+        if done.lines == ["got SIGTERM"] and late_seconds < 0.6:
             return
     pytest.fail(f"it was {late_seconds:.2f} s late, and printed {done.lines}")
 
@@ -383,7 +383,7 @@ def test_a_lease_that_is_renewed_keeps_the_bot(tmp_path: Path) -> None:
     process = bot.start()
     first_line(process)
     write_lease(bot, uptime() + 3)
-    # So that it is seen; the bot is told to end only after more than two seconds.
+    # So that it is seen; the bot gets SIGTERM only after more than two seconds.
     time.sleep(0.4)
     write_lease(bot, uptime() + 60, ttl=60.0, counter=1)
     assert bot.finish(process).last == "alive"

@@ -9,7 +9,7 @@ S3 has no append. It composes objects on the server, where every part except the
 * While the object is below 64 KiB, or far smaller than the new part, it is read and sent again with the new
   part: the dozen requests of the padded way cost as much.
 
-So n bytes of output in k additions cost at most n * 17/16 + k * 64 KiB + one filler per bucket, whatever their sizes.
+So n bytes of output in k additions cost at most n * 17/16 + k * 64 KiB + one filler per bucket, of any size.
 The server, however, copies the object each time; frequent callers should leave time for that.
 """
 

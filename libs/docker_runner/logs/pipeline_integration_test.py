@@ -350,10 +350,10 @@ async def test_output_flood_without_storage_is_bounded_on_disk_with_note_of_loss
             assert on_disk(tmp_path / "logs") < 1_200_000
             await server.launch()
 
-            async def told() -> bool:
+            async def is_uploaded() -> bool:
                 return b"bytes of output are missing here: the spool was full" in await host.object()
 
-            await eventually(told)
+            await eventually(is_uploaded)
         await store.close()
 
 

@@ -1,4 +1,4 @@
-"""Resuming: whatever the stamps and wherever the reader dies, each piece is taken once."""
+"""Resuming: with any stamps, and wherever the reader dies, each piece is read once."""
 
 import pytest
 from hypothesis import given

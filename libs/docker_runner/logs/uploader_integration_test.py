@@ -1,4 +1,4 @@
-"""Uploading to a real S3 server: the objects hold what was logged, once, whatever is killed or fails on the way."""
+"""Uploading to a real S3 server: objects hold the output once, although processes are killed and requests fail."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An attempt starts its run at most once, and its container stays until the end is recorded, whatever dies when."""
+"""An attempt starts its run at most once, and its container stays until its end is recorded, after any death."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

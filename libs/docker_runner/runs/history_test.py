@@ -1,4 +1,4 @@
-"""Each run has one record: its start and its end belong together, whoever wrote the start and however often."""
+"""Each run has one record: its start and its end belong together, for any writer and number of writes."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace

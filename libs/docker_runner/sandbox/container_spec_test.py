@@ -1,4 +1,4 @@
-"""The walls, as the engine is told of them."""
+"""The walls of the sandbox, as the engine gets them."""
 
 import json
 from dataclasses import replace
@@ -75,7 +75,7 @@ def ulimit(name: str, value: int) -> dict[str, Any]:
 
 
 def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
-    # Whatever is added to it, or changes, is a change of the sandbox: it is to be seen here.
+    # Each addition and each difference changes the sandbox, so it must show here.
     described = body()
     host = described.pop("HostConfig")
     labels = described.pop("Labels")

@@ -31,7 +31,7 @@ from tools.stack.s3 import S3Server
 SAMPLES = Path("tools/samples")
 NAMES = ["price_ticker", "moving_average"]
 LEASE_SECONDS = 4.0
-# Longer than any start, so that it ends when the test says so.
+# Longer than any start, so that it ends only when the test ends it.
 LONG_LEASE_SECONDS = 600.0
 # gVisor allows them and does nothing, or shows what the bot knows: names of the init's open files, its environment,
 # which has no config, and where its code is.

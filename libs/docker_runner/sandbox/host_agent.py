@@ -98,8 +98,8 @@ class HostAgent(Collector):
     async def run(self) -> None:
         """Keep it running forever."""
         async with asyncio.TaskGroup() as tasks:
-            sign = repeat("want the host agent", self.want_once, _SIGN_SECONDS)
-            tasks.create_task(sign, name="want the host agent")
+            sign = repeat("require the host agent", self.want_once, _SIGN_SECONDS)
+            tasks.create_task(sign, name="require the host agent")
             keep = repeat("keep the host agent", self.keep_once, _LOOK_SECONDS)
             tasks.create_task(keep, name="keep the host agent")
 
@@ -223,7 +223,7 @@ def agent_body(image: str, entrypoints: Path, keepalives: Path) -> dict[str, Any
         "NetworkDisabled": True,
         "HostConfig": {
             **locked_up(),
-            # It reads the mounts of other processes (SYS_PTRACE), whoever they belong to, and ends them (KILL).
+            # It reads the mounts of other processes (SYS_PTRACE), of any user, and ends them (KILL).
             "CapAdd": ["KILL", "SYS_PTRACE"],
             # Docker's profile closes other processes to it.
             "SecurityOpt": ["no-new-privileges:true", "apparmor=unconfined"],

@@ -1,4 +1,4 @@
-"""The dead-man's switch: no bot runs on when its worker is gone, whatever it does."""
+"""The dead-man's switch: no bot runs on when its worker is gone, even one that tries to."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What a bot can use up: each limit is shown to bite, by a bot that does not care."""
+"""What a bot can use up: each limit is shown to bite, by a bot that ignores it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

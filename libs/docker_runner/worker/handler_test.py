@@ -153,10 +153,10 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def handler(host: Host, told: list[Ended], fault: Exception | None = None) -> DockerSegmentHandler[Any]:
+def handler(host: Host, recorded: list[Ended], fault: Exception | None = None) -> DockerSegmentHandler[Any]:
     async def at_rest(owned: OwnedSegment, ended: Sequence[Ended]) -> None:
         assert all(end.container.container_id in host.containers.containers for end in ended)
-        told.extend(ended)
+        recorded.extend(ended)
         if fault is not None:
             raise fault
 
@@ -171,11 +171,11 @@ def owned(proven_seconds: float = 60.0) -> OwnedSegment:
 
 async def test_end_of_container_is_recorded_before_its_removal(host: Host) -> None:
     container = await host.start()
-    told: list[Ended] = []
+    recorded: list[Ended] = []
 
-    await handler(host, told).stop_all(owned(), 1.0)
+    await handler(host, recorded).stop_all(owned(), 1.0)
 
-    assert [(end.exit_code, end.container.container_id) for end in told] == [(143, container.container_id)]
+    assert [(end.exit_code, end.container.container_id) for end in recorded] == [(143, container.container_id)]
     assert host.calls == ["leave", "finish later"]
     assert host.finished == [container.container_id]
     assert list(host.containers.containers) == [container.container_id]
@@ -232,13 +232,13 @@ async def test_unexpected_error_about_an_end_keeps_no_segment_from_being_given_b
 
 async def test_without_a_proven_lease_containers_are_ended_and_left(host: Host) -> None:
     await host.start()
-    told: list[Ended] = []
+    recorded: list[Ended] = []
 
-    await handler(host, told).stop_all(owned(proven_seconds=-1.0), 0.0)
+    await handler(host, recorded).stop_all(owned(proven_seconds=-1.0), 0.0)
 
     assert host.containers.alive("b") == []
     assert len(host.containers.containers) == 1
-    assert told == []
+    assert recorded == []
     assert host.calls == ["end soon"]
 
 
@@ -297,7 +297,7 @@ async def test_failing_count_of_one_segment_keeps_counts_of_others(host: Host) -
 
         def states(self) -> dict[str, int]:
             if self.segment_id == 2:
-                raise RuntimeError("the states cannot be told, as the test wants")
+                raise RuntimeError("the states cannot be read, as the test requires")
             return {"running": 1}
 
         def demand(self) -> Demand:

@@ -257,7 +257,7 @@ class BacktestRig:
             store=store,
             bucket=self.bucket,
             publisher=publisher,
-            tell=self,
+            changes=self,
             notifier=Notifier(self.notifications, self.notify, "backtest-runner", OWNER_FIELD),
         )
         return segment_pool(

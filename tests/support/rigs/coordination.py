@@ -119,7 +119,7 @@ class FakeHandler:
         self.calls.append(f"run {owned.segment_id}/{owned.epoch}")
         if self.failing_runs > 0:
             self.failing_runs -= 1
-            raise RuntimeError("the handler fails, as the test wants")
+            raise RuntimeError("the handler fails, as the test requires")
         while True:
             now = time.monotonic()  # before the proof is read: the process may freeze in between
             if owned.proven() and not self.world.alive(owned.segment_id, self.host):
@@ -131,7 +131,7 @@ class FakeHandler:
     async def renewed(self, lease: Lease) -> None:
         """See SegmentHandler."""
         if lease.segment_id in self.unwritable:
-            raise OSError("no space left on device, as the test wants")
+            raise OSError("no space left on device, as the test requires")
         assert lease.proven_until > time.monotonic()
         for container in self.world.alive(lease.segment_id, self.host):
             container.alive_until = lease.proven_until - SWITCH_MARGIN_SECONDS
@@ -143,7 +143,7 @@ class FakeHandler:
             await asyncio.Event().wait()
         if self.failing_stops > 0:
             self.failing_stops -= 1
-            raise RuntimeError("the engine does not answer, as the test wants")
+            raise RuntimeError("the engine does not answer, as the test requires")
         await asyncio.sleep(min(self.stop_seconds, grace_seconds))
         for container in self.world.alive(owned.segment_id, self.host):
             container.stopped = time.monotonic()
@@ -163,7 +163,7 @@ class FakeHandler:
     def demand(self, segment_id: int) -> Demand:
         """See SegmentHandler."""
         if segment_id in self.failing_demands:
-            raise RuntimeError("the demand cannot be computed, as the test wants")
+            raise RuntimeError("the demand cannot be computed, as the test requires")
         return self.demands.get(segment_id, Demand())
 
     def running(self) -> int:
@@ -186,7 +186,7 @@ class CutLeases(LeaseStore):
         """See LeaseStore."""
         if self.failing_surveys > 0:
             self.failing_surveys -= 1
-            raise TypeError("a document is of another shape, as the test wants")
+            raise TypeError("a document is of another shape, as the test requires")
         return await super().survey(timeout_seconds=timeout_seconds)
 
     async def acquire(
@@ -199,13 +199,13 @@ class CutLeases(LeaseStore):
     ) -> Lease:
         """See LeaseStore."""
         if segment_id in self.broken:
-            raise TypeError("the document is of another shape, as the test wants")
+            raise TypeError("the document is of another shape, as the test requires")
         return await super().acquire(segment_id, holder, former=former, timeout_seconds=timeout_seconds)
 
     async def renew(self, lease: Lease, *, timeout_seconds: float | None = None) -> Lease:
         """See LeaseStore."""
         if lease.segment_id in self.cut:
-            raise StoreUnavailable("no answer, as the test wants")
+            raise StoreUnavailable("no answer, as the test requires")
         return await super().renew(lease, timeout_seconds=timeout_seconds)
 
 

@@ -23,7 +23,7 @@ async def test_files_and_folders_are_found_by_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "message"),
     [
         (["prices"], "is not NAME=PATH"),
         (["prices="], "is not NAME=PATH"),
@@ -34,11 +34,11 @@ async def test_files_and_folders_are_found_by_name(folder: Path) -> None:
         (["a={}/closed.csv"], "chmod o+r"),
     ],
 )
-def test_invalid_data_set_is_refused_with_remedy(folder: Path, texts: list[str], told: str) -> None:
+def test_invalid_data_set_is_refused_with_remedy(folder: Path, texts: list[str], message: str) -> None:
     with pytest.raises(LocalDataInvalid) as raised:
         local_data([text.format(folder) for text in texts])
 
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 async def test_missing_data_set_is_named_with_the_flag() -> None:

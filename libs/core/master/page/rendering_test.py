@@ -191,7 +191,7 @@ def test_page_fetches_only_own_resources(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "lines", "told"),
+    ("message", "lines", "expected"),
     [
         ("it was killed", ("a",), "it was killed"),
         ("", ("Traceback", '{"status": "error", "message": "no funds"}'), "no funds"),
@@ -202,5 +202,5 @@ def test_page_fetches_only_own_resources(name: str) -> None:
         ("", ("[" + 500 * "1,",), "returned a result"),
     ],
 )
-def test_run_shows_most_specific_description(message: str, lines: tuple[str, ...], told: str) -> None:
-    assert description(replace(RUN, message=message, last_lines=lines)) == told
+def test_run_shows_most_specific_description(message: str, lines: tuple[str, ...], expected: str) -> None:
+    assert description(replace(RUN, message=message, last_lines=lines)) == expected

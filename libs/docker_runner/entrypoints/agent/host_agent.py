@@ -3,7 +3,7 @@
 Runs in a container of its own, as root, in the host's PID namespace, without a network and without keys. It asks
 neither the engine nor a worker for anything, so that it works while both hang. It ends what the init cannot: a paused
 container, or one whose init is stopped. It writes JSON lines, and a worker reads the last ones. Of its two processes,
-the first starts the second again if it fails. It ends when it has no container to watch and no worker wants it.
+the first starts the second again if it fails. It ends when it has no container to watch and no worker requires it.
 """
 
 import json
@@ -69,7 +69,7 @@ class HostAgent:
 
     Args:
         clock: CLOCK_BOOTTIME in seconds, by which keepalives expire.
-        sign: returns a value that changes as long as a worker wants the agent.
+        sign: returns a value that changes as long as a worker requires the agent.
         say: reports an event: its level, its name and its fields.
     """
 
@@ -142,7 +142,7 @@ class HostAgent:
         self._say("info", "alive", **self._counts())
 
     def _read(self, now: float) -> None:
-        """Read each keepalive once, whatever the number of its containers."""
+        """Read each keepalive once, for all of its containers."""
         folders = {one.container.folder.key: one.container.folder for one in self._watched.values()}
         self._keepalives = {key: self._keepalives.get(key) or Keepalive(self._boot_id, now) for key in folders}
         for key, folder in folders.items():
@@ -236,7 +236,7 @@ def say(level: str, event: str, **fields: object) -> None:
 
 
 def last_sign() -> object:
-    """Return when a worker has last shown that it wants the agent."""
+    """Return when a worker has last shown that it requires the agent."""
     try:
         return os.stat(SIGN).st_mtime_ns
     except OSError:

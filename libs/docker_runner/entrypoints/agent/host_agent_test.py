@@ -97,7 +97,7 @@ def agent(host: Host) -> HostAgent:
 
 
 def passes(agent: HostAgent, host: Host, until: float) -> int:
-    """Make the passes that the agent wants, up to and including the one at *until* (seconds from the start)."""
+    """Make the passes that the agent schedules, up to and including the one at *until* (seconds from the start)."""
     count = 0
     while host.now < 1000.0 + until:
         host.now = min(host.now + agent.one_pass(), 1000.0 + until)

@@ -1,6 +1,6 @@
 """Install the bots' egress rules in the kernel of the engine's host; runs in a helper container, once a minute.
 
-It speaks netlink itself (`nftables.py`): bot images have neither iptables nor nft, and the host's own may not be
+It uses netlink directly (`nftables.py`): bot images have neither iptables nor nft, and the host's own may not be
 reachable. Needs CAP_NET_ADMIN in the network namespace of the engine. Repeating it replaces the rules, in one step for
 the packets, and prints ``missing`` if some of them were not there, or ``differs`` if others were there, as a worker
 with other settings leaves them.

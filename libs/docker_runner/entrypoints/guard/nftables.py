@@ -339,7 +339,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 def pack(attributes: "Attributes") -> bytes:
-    """Attributes as netlink wants them; a list as value is nested."""
+    """Attributes in the format of netlink; a list as value is nested."""
     packed = b""
     for kind, value in attributes:
         nested = isinstance(value, list)

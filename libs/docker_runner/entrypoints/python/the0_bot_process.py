@@ -88,7 +88,7 @@ def main() -> "NoReturn":
         os.set_inheritable(RESULT_DESCRIPTOR, False)
         config_text = read(base + "/spec/config.json")
         run(parse_json(read(base + "/spec/spec.json")), config_text, parse_json(config_text))
-    except BaseException:  # noqa: BLE001 - whatever it is, it is told
+    except BaseException:  # noqa: BLE001 - any error is reported
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
@@ -108,7 +108,7 @@ def run(spec: "dict[str, Any]", config_text: str, config: "Any") -> "NoReturn":
     except SystemExit as error:
         termination.disarm()
         code = exit_code(error)
-    except BaseException as error:  # noqa: BLE001 - whatever ends the bot is told, and ends this process
+    except BaseException as error:  # noqa: BLE001 - every error is reported, and ends this process
         termination.disarm()
         if termination.asked and type(error).__name__ == "CancelledError":
             code = 128 + _signal.SIGTERM
@@ -177,7 +177,7 @@ def prepare(spec: "dict[str, Any]", config_text: str) -> None:
     # What the module `site` gives, which is not loaded.
     builtins: Any = sys.modules["builtins"]
     builtins.exit = builtins.quit = sys.exit
-    # A line is seen when it is printed; and the bot may print any text, whatever the image's locale.
+    # A line is seen when it is printed; and the bot may print any text in any locale of the image.
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = open(  # noqa: SIM115 - for the life of the process
             descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
@@ -398,7 +398,7 @@ def hint_for(error: BaseException) -> str:
         hints = type(sys)("the0_hints")
         SourceFileLoader("the0_hints", os.path.join(os.path.dirname(__file__), "the0_hints.py")).exec_module(hints)
         return str(hints.hint_for(error))
-    except Exception:  # noqa: BLE001 - the error itself must be told, whatever state the bot left this process in
+    except Exception:  # noqa: BLE001 - the error must be reported in any state of this process
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The first process of each container, as a static program for each kind of machine; main.c tells what it does."""
+"""The first process of each container, as a static program for each kind of machine; main.c describes it."""
 
 import base64
 import zlib
