@@ -96,14 +96,12 @@ def test_chart_renders_the_objects_of_the_bases() -> None:
 def test_chart_with_the_values_of_production_renders_the_overlay() -> None:
     operator = "monitoring.coreos.com/v1"
     wanted = [found for found in rendered("overlays/production") if found["kind"] != "Namespace"]
-    # Dashboards are for Grafana, not part of a release.
-    wanted = [document for document in wanted if "grafana_dashboard" not in document["metadata"].get("labels", {})]
     # A class belongs to the cluster, and a release names one.
     wanted = [document for document in wanted if document["kind"] != "PriorityClass"]
     made = chart(
         {
             "image": {"registry": "registry.example.com", "tag": "1.0.0"},
-            "monitoring": {"prometheusOperator": True},
+            "monitoring": {"prometheusOperator": True, "grafanaDashboards": True},
             "engine": {"resources": {"requests": {"cpu": "1", "memory": "6Gi"}, "limits": {"memory": "6Gi"}}},
             "settings": {"MAX_REPLICAS": 20, "MAX_SEGMENT": 20, "LOG_LEVEL": "info"},
             "masters": {"priorityClassName": "the0-runtime"},
@@ -116,6 +114,22 @@ def test_chart_with_the_values_of_production_renders_the_overlay() -> None:
         "PrometheusRule",
         "ServiceMonitor",
     }
+
+
+def test_release_without_monitoring_has_no_object_of_it() -> None:
+    made = chart()
+
+    assert [document["kind"] for document in made if document["apiVersion"].startswith("monitoring.coreos.com")] == []
+    assert "grafana_dashboard" not in json.dumps(made)
+
+
+def test_objects_of_the_operator_get_the_labels_by_which_it_selects_them() -> None:
+    made = chart({"monitoring": {"prometheusOperator": True, "labels": {"release": "stack"}}})
+
+    of_operator = [document for document in made if document["apiVersion"].startswith("monitoring.coreos.com")]
+    assert {document["metadata"]["labels"]["release"] for document in of_operator} == {"stack"}
+    assert {document["metadata"]["labels"]["app.kubernetes.io/part-of"] for document in of_operator} == {"the0"}
+    assert [document for document in made if document not in of_operator and "stack" in json.dumps(document)] == []
 
 
 @pytest.mark.parametrize("mode", ["off", False])

@@ -172,8 +172,8 @@ def test_address_of_traces_is_a_setting_and_their_key_a_secret(service: ServiceD
         found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
         settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
         assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.monitoring:4317"
-        headers = environment(found)["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"]["secretKeyRef"]
-        assert headers == {"name": "the0-connections", "key": "otlp-headers", "optional": True}
+        headers = environment(found)["OTEL_EXPORTER_OTLP_HEADERS_FILE"]["value"]
+        assert headers == f"{mounts(found)['connections']}/otlp-headers"
     policy = named(folder, "NetworkPolicy", f"{service.name}-master")
     assert {"protocol": "TCP", "port": 4317} in policy["spec"]["egress"][1]["ports"]
 
@@ -255,24 +255,29 @@ def test_connections_are_files_that_only_the_runtime_sees(service: ServiceDefini
     deployment = named(f"base/{service.name}", "Deployment", f"{service.name}-{role}")
     (volume,) = [found for found in pod_spec(deployment)["volumes"] if found["name"] == "connections"]
     own = container(deployment, role)
+    folder = mounts(own)["connections"]
     named_files = {
         name: variable["value"]
         for name, variable in environment(own).items()
-        if name.endswith(("URI_FILE", "URL_FILE"))
-    } | {name: environment(own)[name]["value"] for name in ("MINIO_ACCESS_KEY_ID_FILE", "MINIO_SECRET_ACCESS_KEY_FILE")}
+        if variable.get("value", "").startswith(f"{folder}/")
+    }
 
-    folder = mounts(own)["connections"]
     assert {name: path.removeprefix(f"{folder}/") for name, path in named_files.items()} == {
         "MONGO_URI_FILE": "mongo-uri",
         "NATS_URL_FILE": "nats-url",
         "MINIO_ACCESS_KEY_ID_FILE": "s3-access-key",
         "MINIO_SECRET_ACCESS_KEY_FILE": "s3-secret-key",
+        "HTTP_TOKEN_FILE": "http-token",
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE": "otlp-headers",
     }
     # Not for every user of the container, and readable by the runtime's group.
     assert volume["secret"] == {"secretName": "the0-connections", "defaultMode": 0o440}
     assert pod_spec(deployment)["securityContext"]["fsGroup"] == 10001
     assert [found["name"] for found in containers(deployment) if "connections" in mounts(found)] == [role]
-    assert not {"MONGO_URI", "NATS_URL", "MINIO_ACCESS_KEY_ID", "MINIO_SECRET_ACCESS_KEY"} & environment(own).keys()
+    assert [
+        name for name, variable in environment(own).items() if "secretKeyRef" in variable.get("valueFrom", {})
+    ] == []
+    assert not {name.removesuffix("_FILE") for name in named_files} & environment(own).keys()
 
 
 @each_service
@@ -870,12 +875,12 @@ def test_every_variable_of_a_process_is_one_of_its_settings(
     found = container(named(folder, "Deployment", f"{service.name}-{role}"), role)
     settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
     # What the cluster fills in, as it may look.
-    filled = {"HTTP_TOKEN": "filled-in-by-the-cluster"}
+    (tmp_path / "http-token").write_text("filled-in-by-the-cluster")
     (tmp_path / "mongo-uri").write_text("mongodb://user:secret@mongo:27017/?replicaSet=rs0")
     for key in ("s3-access-key", "s3-secret-key"):
         (tmp_path / key).write_text("filled-in")
     variables = {
-        name: variable.get("value", filled.get(name, "filled-in")).replace(mounts(found)["connections"], str(tmp_path))
+        name: variable.get("value", "filled-in").replace(mounts(found)["connections"], str(tmp_path))
         for name, variable in environment(found).items()
     }
 

@@ -9,9 +9,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_va
 from libs.core.config.destinations import is_loopback
 from libs.core.config.settings_loader import Group, Named
 
+HTTP_TOKEN = re.compile(r"[\x21-\x7e]{16,}")
+
 
 def _token(token: SecretStr | None) -> SecretStr | None:
-    if token is not None and not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
+    if token is not None and not HTTP_TOKEN.fullmatch(token.get_secret_value()):
         raise ValueError("it is too short, or has spaces")
     return token
 
@@ -55,12 +57,25 @@ class HttpSettings(Group):
 
     token: Annotated[
         SecretStr | None,
-        Named("HTTP_TOKEN", allowed="16 characters or more, without spaces"),
+        Named(
+            "HTTP_TOKEN",
+            file="HTTP_TOKEN_FILE",
+            file_may_be_missing=True,
+            allowed="16 characters or more, without spaces",
+        ),
         Field(
             description="token for the status page and the API, as a bearer token or as the password of any user; "
             "unset: they are closed, unless HTTP_HOST is a loopback address (127.0.0.1)"
         ),
         AfterValidator(_token),
+    ] = None
+    token_file: Annotated[
+        str | None,
+        Named("HTTP_TOKEN_FILE", allowed="a file"),
+        Field(
+            description="file with that token; a replaced one is used for the next request; if its folder lacks it "
+            "when the process starts, HTTP_TOKEN is unset"
+        ),
     ] = None
     user_header: Annotated[
         str | None,
@@ -156,6 +171,25 @@ class TracingSettings(Group):
             allowed="http://host:4317, or https:// for TLS",
         ),
         Field(description="OTLP endpoint (gRPC) for traces; without it none are recorded"),
+    ] = None
+    headers: Annotated[
+        SecretStr | None,
+        Named(
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+            aliases=("OTEL_EXPORTER_OTLP_HEADERS",),
+            file="OTEL_EXPORTER_OTLP_HEADERS_FILE",
+            file_may_be_missing=True,
+            allowed="name=value pairs with commas between",
+        ),
+        Field(description="headers that the collector requires, such as `authorization=Bearer ...`"),
+    ] = None
+    headers_file: Annotated[
+        str | None,
+        Named("OTEL_EXPORTER_OTLP_HEADERS_FILE", allowed="a file"),
+        Field(
+            description="file with those headers; a replaced one is used for the next spans; if its folder lacks it "
+            "when the process starts, none are sent"
+        ),
     ] = None
     protocol: Annotated[
         str,

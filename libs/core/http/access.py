@@ -4,11 +4,14 @@ import base64
 import binascii
 import hmac
 import ipaddress
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
-from libs.core.config.process_settings import HttpSettings
+from libs.core.config.process_settings import HTTP_TOKEN, HttpSettings
 from libs.core.http.reader import reader_in
+from libs.core.transport.watched_files import FileRejected, WatchedFiles
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/grpcz", "/metrics"})
 """For the kubelet, load balancers and Prometheus. They show no ids and no output of bots."""
@@ -21,10 +24,14 @@ _BEARER, _BASIC = "bearer", "basic"
 
 
 class Access:
-    """The access rules of one HTTP server."""
+    """The access rules of one HTTP server.
+
+    Raises:
+        FileRejected: HTTP_TOKEN_FILE cannot be read.
+    """
 
     def __init__(self, settings: HttpSettings) -> None:
-        self._tokens = [settings.token.get_secret_value()] if settings.token is not None else []
+        self._tokens = _tokens_of(settings)
         self._tokens_of_processes: list[str] = []
         self._user_header = settings.user_header
         self._proxies = settings.trusted_proxies
@@ -37,7 +44,7 @@ class Access:
     @property
     def has_password(self) -> bool:
         """Whether a user may present HTTP_TOKEN."""
-        return bool(self._tokens)
+        return bool(self._tokens())
 
     def accept(self, token: str) -> None:
         """Accept *token* of another process of the runtime as well, which names the user on whose behalf it asks."""
@@ -54,7 +61,7 @@ class Access:
         given = _token(authorization)
         if _is_among(given, self._tokens_of_processes):
             return reader_in(request) or "token"
-        if self._tokens and given:
+        if self._tokens() and given:
             return f"token:{user}" if (user := _user(authorization)) else "token"
         return f"anonymous@{request.remote or 'unknown'}"
 
@@ -64,7 +71,9 @@ class Access:
             return True
         if self._user_of_proxy(request):
             return True
-        return _is_among(_token(request.headers.get("Authorization", "")), [*self._tokens, *self._tokens_of_processes])
+        return _is_among(
+            _token(request.headers.get("Authorization", "")), [*self._tokens(), *self._tokens_of_processes]
+        )
 
     def _user_of_proxy(self, request: web.Request) -> str:
         """Return the user that a trusted proxy names; empty without one, and when two are named."""
@@ -80,6 +89,24 @@ class Access:
         except ValueError:
             return False
         return any(address in network for network in self._proxies)
+
+
+def _tokens_of(settings: HttpSettings) -> Callable[[], Sequence[str]]:
+    """Return what returns the current HTTP_TOKEN; nothing without one."""
+    if settings.token is None:
+        return tuple
+    if settings.token_file is None:
+        fixed = (settings.token.get_secret_value(),)
+        return lambda: fixed
+    watched = WatchedFiles([("HTTP_TOKEN_FILE", Path(settings.token_file))], _token_in)
+    return lambda: (watched.value,)
+
+
+def _token_in(contents: Sequence[bytes]) -> str:
+    token = contents[0].decode(errors="replace").strip()
+    if not HTTP_TOKEN.fullmatch(token):
+        raise FileRejected("HTTP_TOKEN_FILE", "the token is shorter than 16 characters, or has spaces")
+    return token
 
 
 def _is_among(given: bytes, tokens: list[str]) -> bool:

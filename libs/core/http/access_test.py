@@ -3,6 +3,7 @@
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -11,12 +12,15 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from libs.core.config.process_settings import HttpSettings
+from libs.core.config.settings_loader import load
+from libs.core.http.access import Access
 from libs.core.http.app import HttpApp
 from libs.core.http.health import Readiness
 from libs.core.http.reader import HEADER, WHO
 
 LOCALHOST = "127.0.0.1"
 TOKEN = "sixteen-letters-or-more"
+OTHER_TOKEN = "another-sixteen-letters"
 PATHS = ["/", "/api/v1/things"]
 
 Served = Callable[..., AbstractAsyncContextManager[aiohttp.ClientSession]]
@@ -210,3 +214,45 @@ def test_only_loopback_addresses_are_private(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
 def test_loopback_addresses_are_private(host: str) -> None:
     assert HttpSettings(host=host).is_private
+
+
+async def test_token_of_a_file_is_replaced_while_the_server_runs(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    settings = load(HttpSettings, environ={"HTTP_TOKEN_FILE": str(file), "HTTP_HOST": LOCALHOST, "HTTP_PORT": "0"})
+
+    async with served(**settings.model_dump(exclude_unset=True)) as session:
+
+        async def status(token: str) -> int:
+            async with session.get("/", headers={"Authorization": f"Bearer {token}"}) as response:
+                return response.status
+
+        before = await status(TOKEN), await status(OTHER_TOKEN)
+        replace(file, OTHER_TOKEN)
+        after = await status(TOKEN), await status(OTHER_TOKEN)
+        replace(file, "short")
+        invalid = await status("short"), await status(OTHER_TOKEN)
+
+    assert (before, after, invalid) == ((200, 401), (401, 200), (401, 200))
+
+
+def test_token_that_a_mounted_secret_lacks_closes_the_server(tmp_path: Path) -> None:
+    settings = load(HttpSettings, environ={"HTTP_TOKEN_FILE": str(tmp_path / "http-token")})
+
+    assert Access(settings).is_closed
+
+
+def test_token_variable_comes_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(OTHER_TOKEN)
+
+    settings = load(HttpSettings, environ={"HTTP_TOKEN": TOKEN, "HTTP_TOKEN_FILE": str(tmp_path / "token")})
+
+    assert settings.token is not None
+    assert (settings.token.get_secret_value(), settings.token_file) == (TOKEN, None)
+
+
+def replace(file: Path, text: str) -> None:
+    """Replace a file as Kubernetes does: another one under its name."""
+    other = file.with_suffix(".new")
+    other.write_text(text)
+    other.rename(file)

@@ -16,8 +16,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -36,6 +37,7 @@ from pymongo.monitoring import CommandFailedEvent
 
 from libs.core.config.process_settings import TracingSettings
 from libs.core.observability.log import get_logger
+from libs.core.transport.watched_files import FileRejected, WatchedFiles
 
 log = get_logger(__name__)
 
@@ -62,7 +64,7 @@ class TraceExport:
     """The export of one process's spans. One per process, for its whole life."""
 
     def __init__(self, settings: TracingSettings, origin: Origin) -> None:
-        self._exporter = CalmExporter(OTLPSpanExporter(endpoint=settings.endpoint), settings.endpoint or "")
+        self._exporter = CalmExporter(_exporter_of(settings), settings.endpoint or "")
         # The only events are errors recorded by libraries, and they quote messages.
         limits = SpanLimits(max_events=0)
         self._provider = TracerProvider(resource=_resource(origin), span_limits=limits, shutdown_on_exit=False)
@@ -169,6 +171,32 @@ class CalmExporter(SpanExporter):
         return self._inner.force_flush(timeout_millis)
 
 
+class HeadersOfAFile(SpanExporter):
+    """Exports with the headers in *files*: when they are replaced, another exporter is made by *make*."""
+
+    def __init__(self, files: WatchedFiles[str], make: Callable[[str], SpanExporter]) -> None:
+        self._files = files
+        self._make = make
+        self._version, headers = files.versioned()
+        self._inner = make(headers)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send *spans* with the current headers."""
+        version, headers = self._files.versioned()
+        if version != self._version:
+            former, self._inner, self._version = self._inner, self._make(headers), version
+            former.shutdown()
+        return self._inner.export(spans)
+
+    def shutdown(self) -> None:
+        """Give up the current export."""
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Do nothing: no spans are kept here."""
+        return self._inner.force_flush(timeout_millis)
+
+
 class _Complaints(logging.Filter):
     """Removes the exporter's own lines, which come with every attempt, from the log."""
 
@@ -189,6 +217,26 @@ class _Complaints(logging.Filter):
         if record.levelno >= logging.WARNING:
             self.last = record.getMessage()
         return False
+
+
+def _exporter_of(settings: TracingSettings) -> SpanExporter:
+    def made(headers: str | None) -> SpanExporter:
+        return OTLPSpanExporter(endpoint=settings.endpoint, headers=headers)
+
+    if settings.headers is None:
+        return made(None)
+    if settings.headers_file is None:
+        return made(settings.headers.get_secret_value())
+    return HeadersOfAFile(
+        WatchedFiles([("OTEL_EXPORTER_OTLP_HEADERS_FILE", Path(settings.headers_file))], _headers_in), made
+    )
+
+
+def _headers_in(contents: Sequence[bytes]) -> str:
+    headers = contents[0].decode(errors="replace").strip()
+    if not headers:
+        raise FileRejected("OTEL_EXPORTER_OTLP_HEADERS_FILE", "it is empty")
+    return headers
 
 
 def _resource(origin: Origin) -> Resource:

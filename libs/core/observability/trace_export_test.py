@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -12,7 +13,8 @@ from structlog.testing import capture_logs
 
 from libs.core.config.process_settings import TracingSettings
 from libs.core.config.settings_loader import SettingsError, load
-from libs.core.observability.trace_export import CalmExporter, WithinSpans
+from libs.core.observability.trace_export import CalmExporter, HeadersOfAFile, WithinSpans
+from libs.core.transport.watched_files import WatchedFiles
 
 COLLECTOR = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}
 
@@ -119,3 +121,52 @@ def test_an_exporter_that_raises_is_one_that_is_away() -> None:
         assert CalmExporter(collector, "").export([ReadableSpan("lost")]) is SpanExportResult.FAILURE
 
     assert [line["reason"] for line in lines] == ["ValueError: a bug"]
+
+
+class Sender(InMemorySpanExporter):
+    """An exporter that remembers its headers."""
+
+    def __init__(self, headers: str) -> None:
+        super().__init__()
+        self.headers = headers
+        self.is_shut = False
+
+    def shutdown(self) -> None:
+        self.is_shut = True
+
+
+def test_replaced_headers_are_those_of_the_next_export(tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.write_text("authorization=Bearer first")
+    senders: list[Sender] = []
+
+    def make(headers: str) -> Sender:
+        senders.append(Sender(headers))
+        return senders[-1]
+
+    exporter = HeadersOfAFile(WatchedFiles([("HEADERS", file)], lambda contents: contents[0].decode()), make)
+    exporter.export([])
+    exporter.export([])
+    file.write_text("authorization=Bearer the second")
+    exporter.export([])
+    exporter.shutdown()
+
+    assert [(one.headers, one.is_shut) for one in senders] == [
+        ("authorization=Bearer first", True),
+        ("authorization=Bearer the second", True),
+    ]
+
+
+def test_headers_come_from_a_file_unless_a_variable_has_them_or_the_file_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "otlp-headers"
+    environ = COLLECTOR | {"OTEL_EXPORTER_OTLP_HEADERS_FILE": str(file)}
+    without = load(TracingSettings, environ=environ).headers
+    file.write_text("authorization=Bearer file\n")
+    by_file = load(TracingSettings, environ=environ)
+    by_variable = load(TracingSettings, environ=environ | {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer own"})
+
+    assert without is None
+    assert by_file.headers is not None
+    assert by_variable.headers is not None
+    assert (by_file.headers.get_secret_value(), by_file.headers_file) == ("authorization=Bearer file", str(file))
+    assert (by_variable.headers.get_secret_value(), by_variable.headers_file) == ("authorization=Bearer own", None)

@@ -36,9 +36,9 @@ _MIRROR = f"--registry-mirror=http://registry.{_REGISTRY_NAMESPACE}.svc:5000"
 _UP_SECONDS = 300.0
 # In a master's container, where the token is.
 _ASK = """
-import os, sys, urllib.request
+import os, pathlib, sys, urllib.request
 asked = urllib.request.Request(f"http://127.0.0.1:8080/api/v1/{sys.argv[1]}")
-asked.add_header("Authorization", f"Bearer {os.environ['HTTP_TOKEN']}")
+asked.add_header("Authorization", f"Bearer {pathlib.Path(os.environ['HTTP_TOKEN_FILE']).read_text()}")
 print(urllib.request.urlopen(asked, timeout=10).read().decode())
 """
 
