@@ -115,7 +115,8 @@ roll_out() { # roll_out TAG PREVIOUS-TAG
   inbox=$(older_inbox "$1")
   [ "$inbox" = "$(setting NATS_OLDER_INBOX)" ] || remember "NATS_OLDER_INBOX=$inbox"
   # Before the processes that log in as users which it may lack. The old ones connect again.
-  $COMPOSE up --detach --no-deps --wait --wait-timeout 300 nats
+  $COMPOSE up --detach --no-deps --wait --wait-timeout 300 nats s3
+  $COMPOSE run --rm --no-deps -T s3-users
   mode=$(setting TLS_MODE)
   if [ "${mode:-require}" = require ] && has_workers_without_tls; then
     say "workers have no TLS yet: masters accept both until they are replaced"

@@ -46,8 +46,13 @@ for name in s3-access-key s3-secret-key http-token; do keep "$connections" "$nam
 for service in bot-runner backtest-runner bot-scheduler; do
   for role in master worker; do
     user=$service-$role
+    keep "$backing" "mongo-password-$user" "$(random)"
+    keep "$connections" "mongo-uri-$user" \
+      "mongodb://$user:$(value "$backing" "mongo-password-$user")@mongo:27017/?replicaSet=rs0&authSource=admin"
     keep "$backing" "nats-password-$user" "$(random)"
     keep "$connections" "nats-url-$user" "nats://$user:$(value "$backing" "nats-password-$user")@nats:4222"
+    keep "$connections" "s3-access-key-$user" "$user"
+    keep "$connections" "s3-secret-key-$user" "$(random)"
   done
 done
 apply the0-backing-services "$backing"

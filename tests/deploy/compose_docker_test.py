@@ -1,6 +1,7 @@
 """The Compose project on a real engine: started, upgraded, saved, restored and removed by its Makefile."""
 
 import asyncio
+import io
 import os
 import stat
 import time
@@ -15,6 +16,7 @@ import grpc
 import nats
 import pytest
 from minio import Minio
+from minio.error import S3Error
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
@@ -24,7 +26,7 @@ from libs.core.transport.security import role_name
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.deploy.compose_images import StandIns
 from tests.deploy.compose_leftovers import project_name, remove_leftovers
-from tests.deploy.compose_project import ComposeProject
+from tests.deploy.compose_project import SERVICE_LABEL, ComposeProject
 from tests.support.eventually import eventually
 from tests.support.rigs.platform import Platform, zipped
 from tests.support.rigs.service_images import build_service_images
@@ -212,6 +214,25 @@ async def test_worker_logs_in_as_a_user_who_reads_the_database_of_its_service_al
             mongo["backtest_runner"]["backtests"].find_one()
 
     assert own > 0
+
+
+async def test_worker_has_a_key_of_s3_that_reaches_the_buckets_of_its_role_alone(project: ComposeProject) -> None:
+    (worker,) = project.containers("bot-runner-worker")
+    variables = dict(line.split("=", 1) for line in worker.attrs["Config"]["Env"])
+    key, secret = variables["MINIO_ACCESS_KEY_ID"], variables["MINIO_SECRET_ACCESS_KEY"]
+    storage = Minio(f"{project.address('s3')}:9000", key, secret, secure=False)
+
+    storage.put_object("bot-state", "of-a-test", io.BytesIO(b"x"), 1)
+    for bucket in ("bots", "results"):
+        with pytest.raises(S3Error) as refused:
+            storage.put_object(bucket, "of-a-test", io.BytesIO(b"x"), 1)
+        assert refused.value.code == "AccessDenied"
+
+    root = project.environment()["S3_SECRET_KEY"]
+    running = [container for container in project.containers() if container.labels[SERVICE_LABEL] != "s3"]
+    having = [container.name for container in running if root in str(container.attrs["Config"])]
+    assert len(running) > len(SERVICES)
+    assert having == []
 
 
 async def test_upgrade_replaces_every_process_and_touches_no_bot(

@@ -131,6 +131,23 @@ exec juicefs --no-agent gateway --no-banner --multi-buckets --keep-etag --no-usa
   --cache-dir memory --buffer-size 64M --cache-size 32M --bucket /data/objects/ sqlite3://meta.db 0.0.0.0:9000
 """
 
+# In place of `s3-policies.py apply`: the same users, by the interface of MinIO, whose users have policies of their own.
+_S3_USERS = """\
+import os, runpy
+from minio import Minio, MinioAdmin
+from minio.credentials.providers import StaticProvider
+described = runpy.run_path("/etc/the0/s3-policies.py")
+endpoint, key, secret = (os.environ[f"MINIO_{name}"] for name in ("ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
+root = Minio(endpoint, key, secret, secure=False)
+for bucket in dict.fromkeys(described["BUCKETS"]):
+    if not root.bucket_exists(bucket):
+        root.make_bucket(bucket)
+admin = MinioAdmin(endpoint=endpoint, credentials=StaticProvider(key, secret), secure=False)
+for role in described["ROLES"]:
+    admin.user_add(role, described["secret_of"](role))
+    admin.policy_add(role, policy=described["user_policy"](role))
+    admin.policy_set(role, user=role)
+"""
 
 # In place of a master or worker: all that a health check asks for.
 _ANSWERS = """\
@@ -153,12 +170,14 @@ class StandIns:
 
     Attributes:
         servers: the image of each service of another project, once they are built.
+        s3_users: an image that makes the users of the S3 server among them.
         answering: an image whose container is healthy as a master and as a worker.
     """
 
     def __init__(self, client: docker.DockerClient, name: str) -> None:
         self.name = name
         self.servers: dict[str, str] = {}
+        self.s3_users = ""
         self.answering = ""
         self._client = client
 
@@ -166,11 +185,12 @@ class StandIns:
         """Build all below the empty *folder*."""
         for name, recipe in {"mongo": _mongo, "nats": _nats, "s3": _s3}.items():
             self.servers[name] = self._build(name, folder / name, recipe)
+        self.s3_users = self._build("s3-users", folder / "s3-users", _s3_users)
         self.answering = self._build("answering", folder / "answering", _answering)
 
     def remove(self) -> None:
         """Remove what was built. Containers that use them must be gone."""
-        for tag in filter(None, [*self.servers.values(), self.answering]):
+        for tag in filter(None, [*self.servers.values(), self.s3_users, self.answering]):
             self._client.images.remove(tag, force=True)
 
     def _build(self, name: str, context: Path, recipe: Callable[[Path], str]) -> str:
@@ -189,11 +209,7 @@ def _answering(context: Path) -> str:
 
 def _mongo(context: Path) -> str:
     _with_libraries(context, "mongod", binaries.mongod())
-    for module in ("pymongo", "bson", "gridfs", "dns"):
-        found = importlib.util.find_spec(module)
-        assert found is not None
-        assert found.origin is not None
-        shutil.copytree(Path(found.origin).parent, context / "python" / module)
+    _with_modules(context, "pymongo", "bson", "gridfs", "dns")
     _write(context / "bin" / "docker-entrypoint.sh", _MONGO_ENTRY_POINT)
     _write(context / "bin" / "mongosh", _MONGOSH)
     for name in ("mongodump", "mongorestore"):
@@ -216,6 +232,29 @@ def _s3(context: Path) -> str:
     _write(context / "bin" / "versitygw", _VERSITYGW)
     _write(context / "bin" / "wget", _WGET)
     return 'COPY opt /opt\nCOPY bin /usr/local/bin\nENTRYPOINT ["/usr/local/bin/versitygw"]\n'
+
+
+def _s3_users(context: Path) -> str:
+    (context / "s3-users.py").write_text(_S3_USERS)
+    modules = ("minio", "urllib3", "certifi", "Crypto", "argon2", "_argon2_cffi_bindings", "cffi", "_cffi_backend")
+    _with_modules(context, *modules, "typing_extensions")
+    return (
+        "COPY python /opt/python\nENV PYTHONPATH=/opt/python\nCOPY s3-users.py /s3-users.py\n"
+        'ENTRYPOINT ["python3", "/s3-users.py"]\n'
+    )
+
+
+def _with_modules(context: Path, *names: str) -> None:
+    """Put modules of this environment below *context*."""
+    for name in names:
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        origin = Path(found.origin)
+        if found.submodule_search_locations is None:
+            shutil.copy(origin, _made(context / "python" / origin.name))
+        else:
+            shutil.copytree(origin.parent, context / "python" / name)
 
 
 def _with_libraries(context: Path, name: str, program: Path) -> None:

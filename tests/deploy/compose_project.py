@@ -25,6 +25,9 @@ from tests.deploy.compose_leftovers import MEMORY
 from tests.deploy.manifests import ROOT
 from tools.stack import binaries
 
+SERVICE_LABEL = "com.docker.compose.service"
+"""The label of a container with the name of its service."""
+
 # Containers are reached at their own addresses: a published port might be in use. The usual interval of health checks
 # would be most of the tests' time. A killed test's containers must not start again with the engine. No lease may lapse,
 # however busy the machine is.
@@ -38,6 +41,13 @@ _OURS = """\
 _STAND_IN = """\
     image: {image}
     pull_policy: never
+"""
+# With the entry point that the stand-in has, in place of the project's.
+_S3_USERS = """\
+  s3-users:
+    image: {image}
+    pull_policy: never
+    entrypoint: [python3, /s3-users.py]
 """
 # What the processes do not need.
 _LEFT_OUT = """\
@@ -76,7 +86,7 @@ class ComposeProject:
         # What builds the images; all that are asked for are here.
         (folder / "pants").write_text("#!/bin/sh\nexit 1\n")
         (folder / "pants").chmod(0o755)
-        (folder / "changes.yaml").write_text(_changes(stand_ins.servers))
+        (folder / "changes.yaml").write_text(_changes(stand_ins.servers, stand_ins.s3_users))
         files = f"-f {self.folder}/compose.yaml -f {folder}/changes.yaml"
         self._compose = f"{binaries.docker_compose()} -p {self.name} {files}"
 
@@ -146,14 +156,14 @@ class ComposeProject:
         """Those of a service, or all, that run."""
         labels = [f"com.docker.compose.project={self.name}"]
         if service:
-            labels.append(f"com.docker.compose.service={service}")
+            labels.append(f"{SERVICE_LABEL}={service}")
         return list(self._client.containers.list(filters={"label": labels}, ignore_removed=True))
 
     def running(self) -> Counter[str]:
         """How many containers of each service run, at one moment."""
         label = f"com.docker.compose.project={self.name}"
         listed = self._client.api.containers(filters={"label": label})
-        return Counter(found["Labels"]["com.docker.compose.service"] for found in listed)
+        return Counter(found["Labels"][SERVICE_LABEL] for found in listed)
 
     def versions(self) -> dict[str, list[str]]:
         """The tags that masters and workers run with, by service."""
@@ -161,7 +171,7 @@ class ComposeProject:
         for container in self.containers():
             image = container.attrs["Config"]["Image"]
             if image.startswith("the0/"):
-                name = container.labels["com.docker.compose.service"]
+                name = container.labels[SERVICE_LABEL]
                 found.setdefault(name, []).append(image.partition(":")[2])
         return found
 
@@ -205,12 +215,13 @@ class ComposeProject:
                         self._client.images.remove(f"the0/{name}:{tag}", force=True)
 
 
-def _changes(images: Mapping[str, str]) -> str:
+def _changes(images: Mapping[str, str], s3_users: str) -> str:
     """The changes of the project that tests make, as a second file of Compose."""
     changes = ["services:\n"]
     for service in SERVICES:
         changes += [_OURS.format(name=f"{service.name}-{role}") for role in ("master", "master-2", "worker")]
     for name, image in images.items():
         changes.append(_OURS.format(name=name) + _STAND_IN.format(image=image))
+    changes.append(_S3_USERS.format(image=s3_users))
     changes += [_LEFT_OUT.format(name=name) for name in ("prometheus", "grafana", "traces") if name not in images]
     return "".join(changes)

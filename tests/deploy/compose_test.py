@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from libs.core.process.service import SERVICES, ServiceDefinition
-from tests.deploy.manifests import ROOT, USERS, password_variable
+from tests.deploy.manifests import ROOT, USERS, password_variable, s3_secret_variable
 from tests.deploy.settings_in_use import load_everything, unknown_variables
 from tools.stack import binaries
 
@@ -27,6 +27,7 @@ SECRETS = (
     "GRAFANA_PASSWORD",
     "HTTP_TOKEN",
     *(password_variable(server, user) for server in ("MONGO", "NATS") for user in USERS),
+    *(s3_secret_variable(user) for user in USERS),
 )
 
 ROLES = ("master", "master-2", "worker")
@@ -88,6 +89,7 @@ def test_compose_has_all_three_services_and_their_dependencies(project: dict[str
         "work-folder",
         "certificates",
         "mongo-users",
+        "s3-users",
         "mongo",
         "nats",
         "s3",
@@ -100,7 +102,7 @@ def test_compose_has_all_three_services_and_their_dependencies(project: dict[str
 def test_every_long_running_container_has_a_health_check(project: dict[str, Any]) -> None:
     unchecked = {name for name, service in project["services"].items() if "healthcheck" not in service}
 
-    assert unchecked == {"work-folder", "certificates", "mongo-users"}
+    assert unchecked == {"work-folder", "certificates", "mongo-users", "s3-users"}
 
 
 def test_what_must_outlive_a_container_is_in_a_volume(project: dict[str, Any]) -> None:
@@ -112,7 +114,7 @@ def test_what_must_outlive_a_container_is_in_a_volume(project: dict[str, Any]) -
     }
 
     certificates = {f"tls-{service.name}-{role}" for service in SERVICES for role in ("master", "worker")}
-    assert kept == {"mongo", "nats", "s3", "prometheus", "grafana", "authority"} | certificates
+    assert kept == {"mongo", "nats", "s3", "s3-users", "prometheus", "grafana", "authority"} | certificates
     assert kept == project["volumes"].keys()
 
 
@@ -436,6 +438,31 @@ def test_each_process_logs_in_to_nats_as_the_user_of_its_role(
     assert project["services"]["nats"]["environment"][variable] == password
 
 
+@each_service
+@pytest.mark.parametrize("role", ROLES)
+def test_each_process_has_the_key_of_s3_of_its_role(
+    project: dict[str, Any], environment_file: Path, service: ServiceDefinition, role: str
+) -> None:
+    user = f"{service.name}-{role.removesuffix('-2')}"
+    variable = s3_secret_variable(user)
+    secret = variables(environment_file.read_text())[variable]
+
+    process = project["services"][f"{service.name}-{role}"]
+
+    settings = process["environment"]
+    assert (settings["MINIO_ACCESS_KEY_ID"], settings["MINIO_SECRET_ACCESS_KEY"]) == (user, secret)
+    assert project["services"]["s3-users"]["environment"][variable] == secret
+    assert process["depends_on"]["s3-users"]["condition"] == "service_completed_successfully"
+
+
+def test_users_of_s3_outlive_its_container_and_are_in_no_back_up(project: dict[str, Any]) -> None:
+    s3 = project["services"]["s3"]
+    paths = {mount["source"]: mount["target"] for mount in s3["volumes"]}
+
+    assert f"--iam-dir={paths['s3-users']} " in s3["command"][-1]
+    assert not Path(paths["s3-users"]).is_relative_to(paths["s3"])
+
+
 def test_only_the_container_that_makes_certificates_has_the_authority(project: dict[str, Any]) -> None:
     having = {
         name
@@ -506,7 +533,9 @@ def test_no_secret_is_in_the_files() -> None:
     for path in [*FOLDER.glob("*.y*ml"), *FOLDER.glob("*.conf"), *FOLDER.glob("grafana/*")]:
         for line in path.read_text().splitlines():
             secret = re.search(r"(?i)(?:password|key|key_id):? *[:=] *([^\s?]\S*)", line)
-            assert secret is None or secret[1].startswith(("$", "{environment:")), f"{path.name}: {line}"
+            # The access key of a role is its name.
+            named = secret is None or secret[1].startswith(("$", "{environment:")) or secret[1] in USERS
+            assert named, f"{path.name}: {line}"
     assert all(
         value == "generate"
         for name, value in variables((FOLDER / ".env.example").read_text()).items()

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from tests.deploy.manifests import (
     pod_spec,
     references,
     rendered,
+    s3_secret_variable,
     selected,
 )
 from tests.deploy.settings_in_use import load_everything, unknown_variables
@@ -48,6 +50,8 @@ WITHOUT_NAMESPACE = {
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 }
+
+_MONGO_OPTIONS = "?replicaSet=rs0&authSource=admin"
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -392,7 +396,8 @@ def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_olde
     first = command.run()
     connections = tmp_path / "kept" / "connections.env"
     lines = connections.read_text().splitlines(keepends=True)
-    connections.write_text("".join(line for line in lines if not line.startswith("nats-url-bot-runner-worker=")))
+    older = ("nats-url-bot-runner-worker=", "mongo-uri-bot-runner-", "s3-access-key-")
+    connections.write_text("".join(line for line in lines if not line.startswith(older)))
 
     again = command.run()
 
@@ -403,6 +408,12 @@ def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_olde
         for variable in found.get("env", [])
         if (source := variable.get("valueFrom", {}).get("secretKeyRef")) and not source.get("optional")
     }
+    wanted |= {
+        (volume["secret"]["secretName"], item["key"])
+        for deployment in of_kind("overlays/dev", "Deployment")
+        for volume in pod_spec(deployment)["volumes"]
+        for item in volume.get("secret", {}).get("items", [])
+    }
     assert wanted <= {(name, key) for name, data in first.items() for key in data}
     assert {f"{user}-tls" for user in USERS} <= first.keys()
     assert again == first
@@ -411,17 +422,57 @@ def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_olde
 
 @pytest.mark.parametrize("role", ["master", "worker"])
 @each_service
-def test_process_of_the_dev_overlay_logs_in_to_nats_as_the_user_of_its_role(
-    service: ServiceDefinition, role: str
-) -> None:
+def test_process_of_the_dev_overlay_sees_the_keys_of_its_role_alone(service: ServiceDefinition, role: str) -> None:
     user = f"{service.name}-{role}"
-    process = container(named("overlays/dev", "Deployment", user), role)
-    server = container(named("overlays/dev", "StatefulSet", "nats"), "nats")
-    password = environment(server)[password_variable("NATS", user)]
+    deployment = named("overlays/dev", "Deployment", user)
+    (volume,) = [found for found in pod_spec(deployment)["volumes"] if found["name"] == "connections"]
 
-    source = environment(process)["NATS_URL"]["valueFrom"]["secretKeyRef"]
-    assert source == {"name": "the0-connections", "key": f"nats-url-{user}", "optional": False}
-    assert password["valueFrom"]["secretKeyRef"]["key"] == f"nats-password-{user}"
+    assert {item["path"]: item["key"] for item in volume["secret"]["items"]} == {
+        name: f"{name}-{user}" for name in ("mongo-uri", "nats-url", "s3-access-key", "s3-secret-key")
+    }
+    assert volume["secret"]["secretName"] == "the0-connections"
+    assert volume["secret"]["defaultMode"] == 0o440
+    # Whatever else is in that Secret, it is in no variable of the process.
+    secrets = [
+        found["valueFrom"]["secretKeyRef"]
+        for found in environment(container(deployment, role)).values()
+        if "valueFrom" in found and "secretKeyRef" in found["valueFrom"]
+    ]
+    assert {found["key"] for found in secrets} == {"http-token", "otlp-headers"}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_servers_of_the_dev_overlay_have_a_user_for_each_role(user: str) -> None:
+    mongo, nats, s3 = (named("overlays/dev", "StatefulSet", name) for name in ("mongo", "nats", "s3"))
+    passwords = {
+        "mongo": environment(container(mongo, "users"))[password_variable("MONGO", user)],
+        "nats": environment(container(nats, "nats"))[password_variable("NATS", user)],
+        "s3": environment(container(s3, "users"))[s3_secret_variable(user)],
+    }
+
+    assert {name: found["valueFrom"]["secretKeyRef"] for name, found in passwords.items()} == {
+        "mongo": {"name": "the0-backing-services", "key": f"mongo-password-{user}"},
+        "nats": {"name": "the0-backing-services", "key": f"nats-password-{user}"},
+        "s3": {"name": "the0-connections", "key": f"s3-secret-key-{user}"},
+    }
+
+
+def test_command_gives_each_role_the_passwords_that_the_servers_have(tmp_path: Path) -> None:
+    made = SecretsCommand("dev-secrets.sh", tmp_path).run()
+    backing, connections = (
+        {name: b64decode(value).decode() for name, value in made[secret].items()}
+        for secret in ("the0-backing-services", "the0-connections")
+    )
+
+    assert {name: connections[name] for user in USERS for name in (f"mongo-uri-{user}", f"s3-access-key-{user}")} == {
+        name: value
+        for user in USERS
+        for name, value in (
+            (f"mongo-uri-{user}", f"mongodb://{user}:{backing[f'mongo-password-{user}']}@mongo:27017/{_MONGO_OPTIONS}"),
+            (f"s3-access-key-{user}", user),
+        )
+    }
+    assert len({connections[f"s3-secret-key-{user}"] for user in USERS} | {connections["s3-secret-key"]}) == 7
 
 
 @each_service

@@ -25,6 +25,11 @@ def password_variable(server: str, user: str) -> str:
     return f"{server}_PASSWORD_{user.upper().replace('-', '_')}"
 
 
+def s3_secret_variable(user: str) -> str:
+    """The variable with the secret of a user of S3, whose access key is its name."""
+    return f"S3_SECRET_KEY_{user.upper().replace('-', '_')}"
+
+
 @functools.cache
 def rendered(folder: str) -> tuple[Manifest, ...]:
     """All documents of deploy/kubernetes/*folder*. Not to be changed: they are shared.

@@ -1,4 +1,4 @@
-"""The policies of deploy/s3-policies.py on a real S3 server: each role does what it does, and nothing else."""
+"""The policies of deploy/users/s3-policies.py on a real S3 server: each role does what it does, and nothing else."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from libs.core.storage.object_store import ObjectStore, Piece
 from tests.deploy.manifests import ROOT, USERS
 from tools.stack.s3 import S3Server
 
-SCRIPT = ROOT / "deploy" / "s3-policies.py"
+SCRIPT = ROOT / "deploy" / "users" / "s3-policies.py"
 MASTERS = [role for role in USERS if role.endswith("-master")]
 WORKERS = [role for role in USERS if role.endswith("-worker")]
 BUCKETS = ("bots", "logs", "results", "bot-state")

@@ -72,6 +72,38 @@ def main(id, config):
     return {"metrics": {"trades": 7}, "plots": [], "tables": []}
 """
 
+# In a worker's container, with the keys that it has.
+REACHED = """
+import io, json, pathlib, sys, pymongo
+from minio import Minio
+from minio.error import S3Error
+from pymongo.errors import OperationFailure
+folder = pathlib.Path("/var/run/secrets/connections")
+key = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+reached = {"files": sorted(key), "databases": [], "written": [], "read": []}
+for name in ("bot_runner", "backtest_runner", "bot_scheduler"):
+    try:
+        pymongo.MongoClient(key["mongo-uri"])[name]["partitions"].find_one()
+        reached["databases"].append(name)
+    except OperationFailure as error:
+        assert error.code == 13, error
+storage = Minio("s3:9000", key["s3-access-key"], key["s3-secret-key"], secure=False)
+for bucket in ("bots", "logs", "results", "bot-state"):
+    for action, call in (
+        ("written", lambda: storage.put_object(bucket, "of-a-test", io.BytesIO(b"x"), 1)),
+        ("read", lambda: storage.stat_object(bucket, "missing")),
+    ):
+        try:
+            call()
+            reached[action].append(bucket)
+        except S3Error as error:
+            if error.code == "NoSuchKey":
+                reached[action].append(bucket)
+            else:
+                assert error.code == "AccessDenied", error
+print(json.dumps(reached))
+"""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def runtime(
@@ -89,6 +121,22 @@ async def test_running_overlay_applied_again_changes_nothing(runtime: DevRuntime
     again = await runtime.cluster.apply(runtime.folder)
 
     assert configured(again) == []
+
+
+@pytest.mark.parametrize(("service", "own"), [("bot-runner", "bot-state"), ("backtest-runner", "results")])
+async def test_worker_reaches_the_database_and_the_buckets_of_its_role_alone(
+    runtime: DevRuntime, service: str, own: str
+) -> None:
+    place = [f"--namespace={NAMESPACE}", "exec", f"deployment/{service}-worker", "--container=worker", "--"]
+
+    reached = json.loads(await runtime.cluster.kubectl(*place, "/app/bin/python", "-P", "-c", REACHED))
+
+    assert reached == {
+        "files": ["mongo-uri", "nats-url", "s3-access-key", "s3-secret-key"],
+        "databases": [service.replace("-", "_")],
+        "written": [bucket for bucket in ("logs", "results", "bot-state") if bucket in ("logs", own)],
+        "read": [bucket for bucket in ("bots", "logs", "results", "bot-state") if bucket in ("bots", "logs", own)],
+    }
 
 
 async def test_announced_bot_runs_on_a_worker_until_it_is_deleted(runtime: DevRuntime) -> None:
