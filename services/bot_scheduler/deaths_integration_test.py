@@ -19,6 +19,7 @@ from services.bot_scheduler.ending import LOST
 from services.bot_scheduler.state import FIRED_AT, NEXT
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_host import FakeHost
+from tests.support.faults.deaths import Death, Mortal
 from tests.support.rigs.schedule_rig import ScheduleRig, schedule_rig
 
 __all__ = ["schedule_rig"]
@@ -224,6 +225,36 @@ async def test_one_that_is_created_again_elsewhere_is_busy_until_its_old_run_has
     assert reasons["deleted"] == 1
     assert [reason for reason in reasons if reason == "skipped"] == dropped
     assert reasons["finished"] >= 1
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, 5))
+async def test_missed_firing_is_recorded_and_notified_once_whenever_its_worker_dies(
+    rig: ScheduleRig, at: int, before: bool
+) -> None:
+    death = Death(at, before=before)
+    entities, runs, notifications = rig.entities, rig.runs, rig.notifications
+    mortal_entities: Any = Mortal(entities, death, "compare_and_set_many", "compare_and_set")
+    mortal_runs: Any = Mortal(runs, death, "finish")
+    mortal_notifications: Any = Mortal(notifications, death, "put")
+    await rig.deploy(schedule=NEVER_SOON, misfire="skip", notify={"url": "https://hook.example/x"})
+    due = int(time.time()) - 3600
+    await rig.set("s", next_execution_time=due)
+    rig.entities, rig.runs, rig.notifications = mortal_entities, mortal_runs, mortal_notifications
+    async with rig.owned_by(FakeHost()):
+        await eventually(death.dead.is_set)
+
+    rig.entities, rig.runs, rig.notifications = entities, runs, notifications
+    async with rig.owned_by(FakeHost()):
+        await eventually(lambda: is_recorded(rig))
+
+    [run] = await rig.history()
+    assert (run.reason, run.scheduled_at) == ("missed", datetime.fromtimestamp(due, UTC))
+    assert await rig.database["notifications"].count_documents({}) == 1
+
+
+async def is_recorded(rig: ScheduleRig) -> bool:
+    return bool(await rig.history()) and not (await rig.state()).dropped
 
 
 async def test_run_with_an_expired_lease_delays_no_other_run(rig: ScheduleRig) -> None:

@@ -13,6 +13,7 @@ from services.bot_scheduler.decide import Claim
 from services.bot_scheduler.ending import REJECTED, utc
 from services.bot_scheduler.records import last_run
 from services.bot_scheduler.state import (
+    DROPPED,
     FIRING,
     FIRING_RUN,
     LAST_RUN,
@@ -21,18 +22,23 @@ from services.bot_scheduler.state import (
     QUEUED,
     SCHEDULER,
     TRIGGER,
+    DroppedFiring,
     Firing,
     ScheduleState,
 )
 
+# Of those that the history lacks, the latest: it can be away for long.
+_MOST_DROPPED = 100
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim to be written, with the firing that it starts, if any."""
+    """A claim to be written, with the firing that it starts or drops, if any."""
 
     state: ScheduleState
     claim: Claim
-    firing: Firing | None
+    firing: Firing | None = None
+    dropped: DroppedFiring | None = None
 
     @property
     def changes(self) -> dict[str, object]:
@@ -40,6 +46,9 @@ class Entry:
         changes = dict(self.claim.changes)
         if self.firing is not None:
             changes[FIRING] = self.firing.to_document()
+        if self.dropped is not None:
+            dropped = [*self.state.dropped, self.dropped][-_MOST_DROPPED:]
+            changes[DROPPED] = [one.to_document() for one in dropped]
         return changes
 
     def to_change(self) -> Change:
@@ -62,10 +71,20 @@ class ScheduleClaims:
         self._epoch = epoch
         self._entities = entities
 
-    def entry(self, state: ScheduleState, claim: Claim) -> Entry:
-        """Return the writes for *claim*, with a new run id."""
-        firing = self.with_owner(Firing(claim.fire, new_run_id(), claim.cause)) if claim.fire is not None else None
-        return Entry(state, claim, firing)
+    def entry(self, state: ScheduleState, claim: Claim, now: float = 0.0, *, detail: str = "") -> Entry:
+        """Return the writes for *claim*, with a new run id.
+
+        Args:
+            now: Unix seconds.
+            detail: why a firing is dropped, more precisely than its reason.
+        """
+        if claim.drop is not None:
+            at, reason = claim.drop
+            message = f"the firing of {utc(at).isoformat()} was not run" + (f": {detail}" if detail else "")
+            return Entry(state, claim, dropped=DroppedFiring(at, new_run_id(), str(reason), now, message))
+        if claim.fire is None:
+            return Entry(state, claim)
+        return Entry(state, claim, firing=self.with_owner(Firing(claim.fire, new_run_id(), claim.cause)))
 
     def with_owner(self, firing: Firing) -> Firing:
         """Return *firing* with this worker as its owner."""
@@ -149,6 +168,15 @@ class ScheduleClaims:
         status |= self._worker | {LAST_RUN: last_run(firing, ending), "lacking": None}
         changes = {FIRING: following.to_document() if following else None, **_each("status", status)}
         return await self._entities.compare_and_set(schedule_id, {FIRING_RUN: firing.run_id}, changes)
+
+    async def drop_recorded(self, state: ScheduleState) -> bool:
+        """Take the dropped firings of *state*, which the history has, out of the document.
+
+        Returns:
+            Whether they are gone; False when there are others meanwhile.
+        """
+        expected = {DROPPED: [one.to_document() for one in state.dropped]}
+        return await self._entities.compare_and_set(state.id, expected, {DROPPED: None})
 
     async def reject(self, state: ScheduleState, now: float) -> None:
         """Write the error in its config into the document, unless it is there already."""

@@ -22,14 +22,14 @@ from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
 from libs.docker_runner.containers.container import ManagedContainer
-from libs.docker_runner.executable import new_run_id
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
-from services.bot_scheduler.ending import StopReason, result_of, utc
+from services.bot_scheduler.dropping import DroppedFirings
+from services.bot_scheduler.ending import StopReason, utc
 from services.bot_scheduler.records import RunRecords
 from services.bot_scheduler.run import ScheduledRun
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
-from services.bot_scheduler.state import FIRING, LAST_RUN, Cause, Condition, Firing, ScheduleState
+from services.bot_scheduler.state import FIRING, LAST_RUN, Condition, ScheduleState
 from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.timer_queue import DecisionTimes
 
@@ -75,6 +75,7 @@ class SegmentScheduler:
         self._clock = kit.clock
         self._states: dict[str, ScheduleState] = {}
         self._runs: dict[str, ScheduledRun] = {}
+        self._dropped = DroppedFirings(kit, self._states)
         self._times = DecisionTimes()
         self._pulse = Wake()
         self._claiming: set[str] = set()
@@ -162,6 +163,8 @@ class SegmentScheduler:
             last = page[-1].id
         for gone in self._states.keys() - seen:
             self._forget(gone)
+        for schedule_id in self._states:
+            self._dropped.record(schedule_id, tasks)
         await self._take_over(tasks)
         await self._move_misplaced()
         self._pulse.set()
@@ -329,7 +332,7 @@ class SegmentScheduler:
     def _decided(self, state: ScheduleState, now: float, ahead: float) -> Entry | None:
         decision = decide(state, now, busy=self._is_busy(state), ahead_seconds=ahead)
         if isinstance(decision, Claim):
-            return self._claims.entry(state, decision)
+            return self._claims.entry(state, decision, now, detail=self._obstacle(state, decision))
         self._times.put(state.id, decision.until, ahead=decision.ahead)
         return None
 
@@ -354,20 +357,19 @@ class SegmentScheduler:
         self._states[state.id] = state
         if entry.firing is not None:
             self.begin(ScheduledRun(state, entry.firing, self._kit), state.id, tasks)
-        if entry.claim.drop is not None:
-            tasks.create_task(self._note_dropped(state, *entry.claim.drop), name="note a firing without a run")
+        if (dropped := entry.dropped) is not None:
+            DROPPED.labels(dropped.reason).inc()
+            at = utc(dropped.at).isoformat()
+            log.warning("firing dropped", schedule=state.id, reason=dropped.reason, at=at)
+            self._dropped.record(state.id, tasks)
         self._plan(state.id)
 
-    async def _note_dropped(self, state: ScheduleState, at: int, reason: str) -> None:
-        message = f"the firing of {utc(at).isoformat()} was not run"
-        if reason == Dropped.OVERLAP and (run := self._runs.get(state.id)) is not None and run.waits_for:
-            message += f": an earlier one is still waiting, {run.waits_for}"
-        DROPPED.labels(reason).inc()
-        log.warning("firing dropped", schedule=state.id, reason=reason, at=utc(at).isoformat())
-        firing = Firing(at, new_run_id(), Cause.SCHEDULE)
-        ending = result_of(reason, utc(self._clock()), message)
-        with isolated("record dropped firing"):
-            await self._kit.written(lambda: self._records.end(state, firing, ending))
+    def _obstacle(self, state: ScheduleState, claim: Claim) -> str:
+        """Return what the run waits for that makes *claim* drop a firing; "" if it runs."""
+        run = self._runs.get(state.id)
+        if claim.drop is None or claim.drop[1] != Dropped.OVERLAP or run is None or not run.waits_for:
+            return ""
+        return f"an earlier one is still waiting, {run.waits_for}"
 
     # --- runs
 
@@ -441,4 +443,4 @@ def _has_written(entry: Entry, state: ScheduleState) -> bool:
     """Whether *state*, which was read afterwards, has what *entry* begins or drops."""
     if entry.firing is not None:
         return state.firing is not None and state.firing.run_id == entry.firing.run_id
-    return entry.claim.drop is not None and state.fired_at == entry.claim.drop[0]
+    return entry.dropped is not None and entry.dropped in state.dropped

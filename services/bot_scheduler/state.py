@@ -1,8 +1,9 @@
 """The state of a schedule's firings in its document, read once and written back in small updates.
 
 Beside the contract's `next_execution_time` there is one field `scheduler`: `fired_at` (the latest claimed firing),
-`firing` (the active one), `queued` (firings that wait for it), `paused`, `trigger`, and of the
-latest owner that has read it the segment and the epoch, `owner_segment` and `owner_epoch`.
+`firing` (the active one), `queued` (firings that wait for it), `dropped` (those without a run that the history lacks),
+`paused`, `trigger`, and of the latest owner that has read it the segment and the epoch, `owner_segment` and
+`owner_epoch`.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ FIRED_AT = "scheduler.fired_at"
 FIRING = "scheduler.firing"
 FIRING_RUN = "scheduler.firing.run_id"
 QUEUED = "scheduler.queued"
+DROPPED = "scheduler.dropped"
 PAUSED = "scheduler.paused"
 TRIGGER = "scheduler.trigger"
 SCHEDULER = "scheduler"
@@ -112,6 +114,48 @@ class Firing:
 
 
 @dataclass(frozen=True)
+class DroppedFiring:
+    """A firing without a run, from the claim that drops it until the history has it. Times in Unix seconds.
+
+    Attributes:
+        run_id: of its record: a record that is written again is the same one.
+        dropped_at: when it was dropped.
+    """
+
+    at: int
+    run_id: str
+    reason: str
+    dropped_at: float
+    message: str
+
+    @property
+    def firing(self) -> Firing:
+        """The firing."""
+        return Firing(self.at, self.run_id)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as stored."""
+        return {
+            "at": self.at,
+            "run_id": self.run_id,
+            "reason": self.reason,
+            "dropped_at": self.dropped_at,
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "DroppedFiring":
+        """Parse the result of :meth:`to_document`."""
+        return cls(
+            at=int(document["at"]),
+            run_id=str(document["run_id"]),
+            reason=str(document["reason"]),
+            dropped_at=float(document["dropped_at"]),
+            message=str(document["message"]),
+        )
+
+
+@dataclass(frozen=True)
 class Trigger:
     """A run that a user requested at *requested_at* (Unix seconds)."""
 
@@ -139,6 +183,7 @@ class ScheduleState:
     queued: tuple[int, ...]
     paused: bool
     trigger: Trigger | None
+    dropped: tuple[DroppedFiring, ...] = ()
 
     @property
     def id(self) -> str:
@@ -206,6 +251,7 @@ class ScheduleState:
             queued=tuple(int(at) for at in ours.get("queued") or ()),
             paused=bool(ours.get("paused")),
             trigger=Trigger(str(trigger["id"]), float(trigger["requested_at"])) if trigger else None,
+            dropped=_dropped(ours.get("dropped")),
         )
 
     def after_write(self, changes: Mapping[str, object]) -> "ScheduleState":
@@ -225,7 +271,13 @@ class ScheduleState:
             state = replace(state, queued=tuple(queued) if isinstance(queued, list) else ())
         if TRIGGER in changes:
             state = replace(state, trigger=None)
+        if DROPPED in changes:
+            state = replace(state, dropped=_dropped(changes[DROPPED]))
         return state
+
+
+def _dropped(documents: object) -> tuple[DroppedFiring, ...]:
+    return tuple(map(DroppedFiring.from_document, documents)) if isinstance(documents, list) else ()
 
 
 def keeps_place(entity: Entity, run_id: str) -> bool:
