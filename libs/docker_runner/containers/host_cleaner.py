@@ -23,6 +23,8 @@ from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.runner import DockerRunner
 
 CLEAN_SECONDS = 300.0
+# No event reports a container that was created for a segment which was then lost, and that never started.
+_CLEAR_SECONDS = 30.0
 # Ends are known by events; this interval is for a start that failed, and costs a look into a folder.
 _SPEC_SECONDS = 60.0
 # A new owner is known some seconds after the death of the old one's containers.
@@ -58,6 +60,7 @@ class HostCleaner:
         former: Sequence[Path],
         life_seconds: float = 5.0,
         unowned_seconds: float = _UNOWNED_SECONDS,
+        clear_seconds: float = _CLEAR_SECONDS,
     ) -> None:
         self._runner = runner
         self._service = service
@@ -71,6 +74,7 @@ class HostCleaner:
         self._keepalives = keepalives
         self._former = former
         self._unowned_seconds = unowned_seconds
+        self._clear_seconds = clear_seconds
         self._died = Wake()
         self._ended = Wake()
         self._expired = ExpiredContainers(
@@ -82,7 +86,7 @@ class HostCleaner:
         runner = self._runner
         with self._runner.watch.listening(self._note, self._service, self._scope):
             async with asyncio.TaskGroup() as tasks:
-                clear = repeat("clear dead containers", self.clear_once, CLEAN_SECONDS, wake=self._died)
+                clear = repeat("clear dead containers", self.clear_once, self._clear_seconds, wake=self._died)
                 tasks.create_task(clear, name="clear dead containers")
                 specs = repeat(
                     "remove specs of dead containers",

@@ -83,7 +83,7 @@ class Code:
 class Worker:
     """One worker of the engine, which owns no segment any more."""
 
-    def __init__(self, bots: BotContainers, folder: Path) -> None:
+    def __init__(self, bots: BotContainers, folder: Path, *, clear_seconds: float = 300.0) -> None:
         self.records, self.logs = Records(), Logs()
         self.leases: list[LeaseView] = []
         self.owned: set[int] = set()
@@ -106,6 +106,7 @@ class Worker:
             logs=logs,
             keepalives=folder / "keepalive" / "place",
             former=[],
+            clear_seconds=clear_seconds,
         )
 
     def moves_to(self, host: str, segment: int = 1) -> None:
@@ -129,7 +130,7 @@ async def worker(bots: BotContainers, tmp_path: Path) -> AsyncIterator[Worker]:
 async def lapsed(bots: BotContainers, folder: Path, bot_id: str = "b1", segment: int = 1) -> ManagedContainer:
     """A container that its own switch has ended."""
     keepalive = KeepaliveFile(folder / f"of {bot_id}")
-    keepalive.refresh(time.monotonic() + 5.0)
+    keepalive.refresh(time.monotonic() + 60.0)
     started = bots.executable(FOREVER, bot_id, keepalive=keepalive.folder, segment=segment, run_id=f"run {bot_id}")
     container = await bots.runner.start(started)
     keepalive.expire()
@@ -155,6 +156,27 @@ async def test_a_container_that_ended_here_goes_as_soon_as_its_segment_is_owned_
     [record] = worker.records.ended
     assert (record.run_id, record.reason, record.exit_code) == ("run b1", "lease-lost", 75)
     assert worker.logs.finished == [container.container_id]
+
+
+async def test_a_container_that_was_created_and_never_started_goes_without_an_event(
+    bots: BotContainers, tmp_path: Path, docker_engine: Engine
+) -> None:
+    worker = Worker(bots, tmp_path, clear_seconds=0.5)
+    worker.moves_to("another host")
+    running = asyncio.create_task(worker.run())
+    try:
+        client = docker.DockerClient(base_url=docker_engine.url)
+        dead = await lapsed(bots, tmp_path)
+        await eventually(lambda: is_empty(bots), within_seconds=30)
+        labels = {"runtime.managed": "true", "runtime.id": dead.id, "runtime.service": "bot-runner"}
+        labels |= {"runtime.scope": bots.scope, "runtime.segment": "1", "runtime.run-id": "run late"}
+        client.containers.create("python:3.11-slim", labels=labels)
+        client.close()
+
+        await eventually(lambda: is_empty(bots), within_seconds=60)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def is_empty(bots: BotContainers) -> bool:
