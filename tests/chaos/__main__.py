@@ -29,13 +29,16 @@ from pathlib import Path
 
 from tests.chaos.checks import RECOVERY_SECONDS
 from tests.chaos.patches import PATCHES, patched
+from tests.chaos.reading import Observations
 from tests.chaos.report import Report, report_on
 from tests.chaos.run import Run, observed
-from tests.chaos.schedule import CLOCK, NAMES, SHORT, pairs, singles
+from tests.chaos.schedule import CLOCK, NAMES, SHORT, pairs, singles, together
 from tests.chaos.world import LEASE_SECONDS, world
 
 HOLD_LEASES = 3.0
 """How long a fault lasts, in lives of a lease."""
+SHORT_HOLD_LEASES = 2.4
+"""The same in the short form: a successor has started before the fault ends."""
 
 
 async def chaos(
@@ -63,7 +66,7 @@ async def chaos(
             settable_clocks=settable_clocks,
         )
         async with made_world as made, observed(made, ticks):
-            run = Run(made, ticks, random.Random(seed), hold_seconds)
+            run = Run(made, Observations(ticks), random.Random(seed), hold_seconds)
             timeline = await run.through(rounds, time.monotonic() + minutes * 60)
         report = report_on(
             timeline,
@@ -111,12 +114,12 @@ def main() -> int:
     if given.list:
         print("\n".join(NAMES))
         return 0
-    only = given.only or (PATCHES[given.patch].only if given.patch else ()) or (SHORT if given.short else ())
-    together = [one.split(" + ") for one in only]
-    if unknown := {name for names in together for name in names} - set(NAMES):
+    only = given.only or (SHORT if given.short else PATCHES[given.patch].only if given.patch else ())
+    chosen = together(only)
+    if unknown := {name for names in chosen for name in names} - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; --list prints the names")
     chance = random.Random(given.seed)
-    rounds: Iterator[Sequence[str]] = iter(together) if only else chain(singles(chance), pairs(chance))
+    rounds: Iterator[Sequence[str]] = iter(chosen) if only else chain(singles(chance), pairs(chance))
     report = asyncio.run(
         _stoppable(
             chaos(
@@ -125,10 +128,10 @@ def main() -> int:
                 seed=given.seed,
                 minutes=given.minutes,
                 patch=given.patch,
-                hold_seconds=given.hold or HOLD_LEASES * given.lease,
+                hold_seconds=given.hold or (SHORT_HOLD_LEASES if given.short else HOLD_LEASES) * given.lease,
                 limit_seconds=given.limit,
                 lease_seconds=given.lease,
-                settable_clocks=any(CLOCK in names for names in together) or not together,
+                settable_clocks=any(CLOCK in names for names in chosen) or not chosen,
             )
         )
     )

@@ -1,7 +1,8 @@
 """The code of bots that report each tick with the kernel's time, well-behaved and hostile ones, for Python.
 
 A tick is a line in a file of the container's own `/tmp`. The observer opens that file from outside and keeps it open:
-what was written can be read after the container's end, whatever happens to output, engine and worker.
+what was written can be read after the container's end, whatever happens to output, engine and worker. A bot with
+`config.counts` keeps a count of its ticks in `/state`; each tick names the count that was written before it.
 """
 
 TICKS = "/tmp/the0-chaos-ticks"
@@ -12,10 +13,20 @@ import json, os, signal, sys, time
 
 def tick(id, config):
     file = open({TICKS!r}, "ab", buffering=0)
-    file.write(json.dumps({{"id": id, "number": config.get("number", 0)}}).encode() + b"\\n")
+    head = {{"id": id, "number": config.get("number", 0)}}
+    counts = config.get("counts", False)
+    if counts:
+        count = head["count"] = int(open("/state/count").read()) if os.path.exists("/state/count") else 0
+    file.write(json.dumps(head).encode() + b"\\n")
     ends = time.monotonic() + config.get("seconds", 1e9)
     while time.monotonic() < ends:
-        file.write(b"%.4f\\n" % time.monotonic())
+        line = b"%.4f" % time.monotonic()
+        if counts:
+            count += 1
+            open("/state/count.new", "w").write(str(count))
+            os.rename("/state/count.new", "/state/count")
+            line += b" %d" % count
+        file.write(line + b"\\n")
         time.sleep({INTERVAL_SECONDS})
 """
 

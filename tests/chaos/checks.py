@@ -16,6 +16,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 RECOVERY_SECONDS = 10.0
+SAVED_SECONDS = 6.0
+"""Within which a change of a bot's state is saved: 4 s, and the time of the write."""
+_MOST_SLOWNESS_OF_STOP = 2.0
+"""A slower machine may not pack the last state within a stop's grace."""
 _NOTICED_SECONDS = 1.0
 """Between ticks: less is a busy machine's delay, not a bot that is down."""
 
@@ -52,13 +56,20 @@ def two_live_copies(timeline: Timeline) -> list[str]:
 
 
 def recovery(timeline: Timeline, limit_seconds: float = RECOVERY_SECONDS) -> list[str]:
-    """A bot is back within the limit, while a healthy worker exists."""
-    return [
-        f"{gap.bot_id}: down for {gap.seconds:.1f} s from {gap.began - timeline.began:.1f} s on, "
-        f"{gap.countable_seconds:.1f} s of it with a healthy worker"
-        for gap in gaps(timeline)
-        if gap.countable_seconds > limit_seconds
-    ]
+    """A bot is back within the limit, while a healthy worker exists.
+
+    The limit is multiplied by how slow the machine was meanwhile, as the observer felt it: on a machine that gives a
+    process a third of its time, everything takes three times as long.
+    """
+    violations = []
+    for gap in gaps(timeline):
+        slowness = timeline.slowness_between(gap.began, gap.ended)
+        if gap.countable_seconds > limit_seconds * slowness:
+            violations.append(
+                f"{gap.bot_id}: down for {gap.seconds:.1f} s from {gap.began - timeline.began:.1f} s on, "
+                f"{gap.countable_seconds:.1f} s of it with a healthy worker, on a machine {slowness:.1f} times too slow"
+            )
+    return violations
 
 
 def gaps(timeline: Timeline) -> list[Gap]:
@@ -167,6 +178,40 @@ def no_event_lost(timeline: Timeline) -> list[str]:
     return violations
 
 
+def state_kept(timeline: Timeline) -> list[str]:
+    """A copy begins with the state of the one before it, but for what a fault kept from being saved.
+
+    That also shows a former owner that overwrites the state: a later copy begins with less than what was saved.
+    """
+    violations = []
+    for entity_id, copies in _by_entity(timeline.copies).items():
+        for before, copy in pairwise(one for one in copies if one.counts):
+            until = _saved_until(before, timeline)
+            saved = max((n for at, n in zip(before.ticks, before.counts, strict=False) if at <= until), default=0)
+            if (copy.restored or 0) < max(saved, before.restored or 0):
+                violations.append(
+                    f"{entity_id}: {_where(copy)} began at {copy.began - timeline.began:.1f} s with the count "
+                    f"{copy.restored}; {_where(before)} began with {before.restored}, had written {saved} "
+                    f"{before.ended - until:.1f} s before its end, and {before.counts[-1]} at it"
+                )
+    return violations
+
+
+def _saved_until(copy: Copy, timeline: Timeline) -> float:
+    """Return until when all that *copy* wrote must have been saved: its end, or some time before a fault."""
+    slowness = max(1.0, timeline.slowness_between(copy.ended - SAVED_SECONDS, copy.ended + 1.0))
+    delay = SAVED_SECONDS * slowness
+    saved, end = copy.ended, copy.ended
+    if slowness > _MOST_SLOWNESS_OF_STOP:
+        saved -= delay
+    # Faults may follow one another without a pause.
+    for fault in sorted(timeline.faults, key=lambda one: one.began, reverse=True):
+        if fault.began <= end <= fault.ended + delay:
+            end = fault.began
+            saved = min(saved, fault.began - delay)
+    return saved
+
+
 CHECKS: Mapping[str, Callable[[Timeline], list[str]]] = {
     "no two live copies": two_live_copies,
     "back in time": recovery,
@@ -176,6 +221,7 @@ CHECKS: Mapping[str, Callable[[Timeline], list[str]]] = {
     "one run per firing": one_run_per_firing,
     "one outcome per backtest": one_outcome_per_backtest,
     "no acknowledged event lost": no_event_lost,
+    "state is kept": state_kept,
 }
 
 

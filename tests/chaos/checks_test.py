@@ -15,10 +15,11 @@ from tests.chaos.checks import (
     one_outcome_per_backtest,
     one_run_per_firing,
     recovery,
+    state_kept,
     two_live_copies,
 )
 from tests.chaos.synthetic import GOOD, WORKERS, copy
-from tests.chaos.timeline import Completion, Copy, FaultSpan, Published, RunView, State, Timeline, copies_in
+from tests.chaos.timeline import Completion, Copy, FaultSpan, Published, RunView, Slowness, State, Timeline
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -192,12 +193,65 @@ def test_acknowledged_event_without_effect_is_reported(event: Published) -> None
     assert len(no_event_lost(replace(GOOD, published=(event, *GOOD.published)))) == 1
 
 
-def test_copies_are_put_together_from_the_lines_of_the_observer() -> None:
-    lines = [
-        '{"container": "c1", "entity": "b1", "engine": "e1", "number": 3, "ticks": [1.0]}\n',
-        '{"container": "c1", "ticks": [1.1, 1.2]}\n',
-        '{"container": "c2", "entity": "b1", "engine": "e2", "number": 4, "ticks": []}\n',
-        '{"container": "c1", "ti',
-    ]
+@pytest.mark.parametrize(("factor", "count"), [(1.0, 1), (2.4, 1), (2.6, 0)])
+def test_slow_machine_has_proportionally_more_time(factor: float, count: int) -> None:
+    before = [Slowness(at / 2, 10.0) for at in range(98)]
+    meanwhile = [Slowness(at / 2, factor) for at in range(100, 151)]
 
-    assert copies_in(lines) == (Copy("b1", "c1", "e1", (1.0, 1.1, 1.2), 3),)
+    assert len(recovery(replace(late(75.0), slowness=(*before, *meanwhile)))) == count
+
+
+def test_slow_machine_excuses_no_second_copy() -> None:
+    copies = (copy("b1", "c1", 1, 50), copy("b1", "c2", 49.9, 60))
+
+    slow = replace(GOOD, copies=copies, slowness=tuple(Slowness(float(at), 10.0) for at in range(100)))
+
+    assert len(two_live_copies(slow)) == 1
+
+
+_KILLED = FaultSpan("worker killed", 40, 55, frozenset({"w1"}))
+_MEASURED = tuple(Slowness(at / 2, 1.0) for at in range(200))
+
+
+def counting(restored: int, *faults: FaultSpan, ended: float = 50.0) -> Timeline:
+    """A bot that counts ten times a second from 0 at 0 s to *ended*, and begins with *restored* again."""
+    copies = (copy("b1", "c1", 0, ended, restored=0), copy("b1", "c2", 60, 90, restored=restored))
+    return replace(GOOD, copies=copies, faults=faults, slowness=_MEASURED)
+
+
+@pytest.mark.parametrize(("restored", "count"), [(501, 0), (500, 1), (0, 1)])
+def test_state_of_a_bot_that_stops_without_a_fault_is_complete(restored: int, count: int) -> None:
+    assert len(state_kept(counting(restored))) == count
+
+
+@pytest.mark.parametrize(("restored", "count"), [(501, 0), (341, 0), (339, 1), (0, 1)])
+@pytest.mark.parametrize("ended", [50.0, 60.5])
+def test_fault_may_cost_the_state_of_its_time_and_of_some_seconds_before(
+    restored: int, count: int, ended: float
+) -> None:
+    assert len(state_kept(counting(restored, _KILLED, ended=ended))) == count
+
+
+def test_faults_one_after_another_may_cost_the_state_of_all_their_time() -> None:
+    earlier = FaultSpan("S3 frozen", 20, 38, blocks=True)
+
+    assert state_kept(counting(141, _KILLED, earlier)) == []
+    assert len(state_kept(counting(139, _KILLED, earlier))) == 1
+
+
+def test_copy_that_begins_with_less_than_the_one_before_it_is_reported() -> None:
+    whole = FaultSpan("all", 0, 100, blocks=True)
+    third = copy("b1", "c3", 95, 99, restored=299)
+
+    good = counting(300, whole)
+
+    assert state_kept(good) == []
+    [violation] = state_kept(replace(good, copies=(*good.copies, third)))
+    assert "c3 on e1 began at 95.0 s with the count 299" in violation
+
+
+def test_slow_machine_has_more_time_to_save_state() -> None:
+    slow = tuple(Slowness(at / 2, 5.0) for at in range(200))
+
+    assert state_kept(replace(counting(210), slowness=slow)) == []
+    assert len(state_kept(replace(counting(190), slowness=slow))) == 1

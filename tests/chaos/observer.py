@@ -5,7 +5,9 @@
 It trusts nothing of the system under test, and needs neither the engine's nor a worker's answer: containerd's folder
 names the first process of each container, and the ticks are in a file in that process's file system, which stays
 readable through the open file after the container's end. Each line of OUTPUT is a JSON object: `container`, new
-`ticks`, and once for each container `entity`, `engine` and `number`.
+`ticks` with their `counts`, if the bot has any, and once for each container `entity`, `engine`, `number` and perhaps
+`count`. Others have `slowness` and `at`: how many times
+longer than planned a small piece of the observer's own work took, since the processors were busy with others.
 """
 
 import json
@@ -22,6 +24,9 @@ from tests.chaos.bots import TICKS
 _TASKS = "run/io.containerd.runtime.v2.task/moby"
 _POLL_SECONDS = 0.025
 _READ_SECONDS = 0.2
+_PROBE_EVERY_SECONDS = 0.5
+_PROBE_SECONDS = 0.01
+_MOST_SLOWNESS = 5.0
 _MOST_BYTES = 1 << 20
 
 
@@ -36,13 +41,13 @@ class _Watched:
     rest: bytes = b""
     is_named: bool = False
 
-    def read(self) -> tuple[dict[str, Any] | None, list[float]]:
-        """Return the header, if it is new, and the new ticks."""
+    def read(self) -> tuple[dict[str, Any] | None, list[list[bytes]]]:
+        """Return the header, if it is new, and the words of the new ticks."""
         *lines, self.rest = (self.rest + os.read(self.file, _MOST_BYTES)).split(b"\n")
         head = None
         if lines and not self.is_named:
             head, self.is_named = json.loads(lines.pop(0)), True
-        return head, [float(line) for line in lines]
+        return head, [line.split() for line in lines]
 
     @property
     def is_alive(self) -> bool:
@@ -60,6 +65,7 @@ class Observer:
         self._watched: dict[str, _Watched] = {}
         self._ended: set[str] = set()
         self._read_at = 0.0
+        self._probe_at = time.monotonic()
 
     def look(self) -> None:
         """Open the ticks of new containers, and read those of the others."""
@@ -70,6 +76,9 @@ class Observer:
         if time.monotonic() >= self._read_at:
             self._read_at = time.monotonic() + _READ_SECONDS
             self.read()
+        if time.monotonic() >= self._probe_at + _PROBE_EVERY_SECONDS:
+            self._probe_at = time.monotonic()
+            self._output.write(json.dumps({"at": self._probe_at, "slowness": round(_slowness(), 2)}) + "\n")
 
     def read(self) -> None:
         """Write the new ticks of all containers."""
@@ -77,9 +86,11 @@ class Observer:
             # Read after this was found out: no tick follows the end.
             is_alive = watched.is_alive
             head, ticks = watched.read()
-            line: dict[str, Any] = {"container": container_id, "ticks": ticks}
+            line: dict[str, Any] = {"container": container_id, "ticks": [float(words[0]) for words in ticks]}
+            if counts := [int(words[1]) for words in ticks if len(words) > 1]:
+                line["counts"] = counts
             if head is not None:
-                line |= {"entity": head["id"], "number": head["number"], "engine": watched.engine}
+                line |= {**head, "entity": head["id"], "engine": watched.engine}
             if ticks or head is not None:
                 self._output.write(json.dumps(line) + "\n")
             if not is_alive:
@@ -102,6 +113,15 @@ class Observer:
         except (OSError, ValueError):  # it does not tick yet, or has ended
             return
         self._watched[container_id] = _Watched(container_id, engine, process, file)
+
+
+def _slowness() -> float:
+    """Work for a moment, and return how many times longer it took than it should have."""
+    began, used = time.monotonic(), time.thread_time()
+    time.sleep(_POLL_SECONDS)
+    while time.thread_time() - used < _PROBE_SECONDS:
+        pass
+    return min(_MOST_SLOWNESS, max(1.0, (time.monotonic() - began - _POLL_SECONDS) / _PROBE_SECONDS))
 
 
 def _listed(folder: Path) -> list[str]:

@@ -12,7 +12,15 @@ import pytest
 
 from tests.chaos import bots
 from tests.chaos.observer import Observer
-from tests.chaos.timeline import read_copies
+from tests.chaos.reading import Observations
+from tests.chaos.timeline import Copy
+
+
+def copies_in(path: Path) -> tuple[Copy, ...]:
+    """What a reader finds in the observer's file."""
+    observations = Observations(path)
+    observations.read()
+    return observations.copies
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def test_ticks_are_recorded_also_after_the_end_of_the_container(
     container.wait()
     observer.close()
 
-    [copy] = read_copies(tmp_path / "out")
+    [copy] = copies_in(tmp_path / "out")
     assert (copy.entity_id, copy.number, copy.engine, copy.ticks) == ("b1", 4, "e1", (1.5, 1.6, 1.75))
 
 
@@ -56,7 +64,7 @@ def test_container_without_ticks_is_no_copy(tmp_path: Path, container: "subproce
     observer.look()
     observer.close()
 
-    assert read_copies(tmp_path / "out") == ()
+    assert copies_in(tmp_path / "out") == ()
 
 
 @pytest.mark.parametrize("source", [bots.BOT, bots.DEAF, bots.HOSTILE_BACKTEST], ids=["bot", "deaf", "hostile"])
@@ -76,6 +84,22 @@ def test_code_of_bots_reports_its_id_its_version_and_increasing_times(source: st
     times = [float(line) for line in lines[1:]]
     assert times == sorted(times)
     assert abs(times[0] - time.monotonic()) < 60
+
+
+def test_bot_with_a_count_goes_on_from_its_state(tmp_path: Path) -> None:
+    paths = {bots.TICKS: str(tmp_path / "ticks"), "/state": str(tmp_path)}
+    code = bots.BOT + '\nmain("b1", {"seconds": 0.05, "counts": True})\n'
+    for old, new in paths.items():
+        code = code.replace(old, new)
+
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+    head, tick, *others = (tmp_path / "ticks").read_text().splitlines()
+    assert json.loads(head)["count"] == 0
+    assert tick.split()[1] == "1"
+    last = int(others[-1].split()[1])
+    assert json.loads(others[-2])["count"] == last - 1
 
 
 def _end_of_session(code: str) -> None:

@@ -14,8 +14,9 @@ from pymongo.errors import PyMongoError
 
 from tests.chaos.checks import agreement, bot_count, no_event_lost
 from tests.chaos.faults import PausedBeyondLease, catalogue
+from tests.chaos.reading import Observations
 from tests.chaos.snapshot import containers, firings, state_of, unfinished_backtests
-from tests.chaos.timeline import FaultSpan, State, Timeline, read_copies
+from tests.chaos.timeline import FaultSpan, State, Timeline
 from tests.chaos.workload import WATCHED, Workload
 from tests.chaos.world import World
 from tests.support.eventually import eventually
@@ -37,7 +38,7 @@ class Run:
     """
 
     world: World
-    ticks: Path
+    observations: Observations
     chance: random.Random
     hold_seconds: float
     faults: list[FaultSpan] = field(default_factory=list)
@@ -79,10 +80,12 @@ class Run:
         await workload.close()
         await workload.delete_all()
         leftovers = await self._leftovers()
+        self.observations.read()
         return replace(
             timeline,
             ended=ended,
-            copies=read_copies(self.ticks),
+            copies=self.observations.copies,
+            slowness=self.observations.slowness,
             watched=dict.fromkeys(WATCHED, (began, ended)),
             backtests=tuple(workload.backtests),
             completions=tuple(workload.completions),
@@ -126,9 +129,9 @@ class Run:
             await asyncio.sleep(0.2)
 
     def _all_tick(self) -> bool:
-        now = time.monotonic()
-        fresh = {copy.entity_id for copy in read_copies(self.ticks) if now - copy.ended < _FRESH_SECONDS}
-        return fresh >= set(WATCHED)
+        self.observations.read()
+        latest, now = self.observations.latest_ticks, time.monotonic()
+        return all(now - latest.get(bot_id, 0.0) < _FRESH_SECONDS for bot_id in WATCHED)
 
     async def _settled(self, timeline: Timeline) -> State:
         """Return the state, as soon as it is right; after a time limit as it is."""

@@ -1,7 +1,7 @@
 """The names of all faults, and which happen when: each one once, then random pairs, in an order of the seed."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 HOW = ("cut", "black hole", "answers held back", "slow", "flapping")
@@ -34,11 +34,24 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 }
 NAMES = tuple(chain.from_iterable(FAMILIES.values()))
 SHORT = (
-    *("worker killed", "an engine's workers frozen", "leading master frozen", "engine killed", "primary killed"),
-    *("worker to MongoDB: cut", "an engine's workers to everything else: black hole", "NATS killed", "S3 frozen"),
-    *("stream re-created", "bots paused and workers frozen", "disk full"),
+    "worker killed",
+    "an engine's workers restarted",
+    "an engine's workers frozen",
+    "engine killed + leading master frozen",
+    "primary killed",
+    "NATS killed + worker to MongoDB: cut",
+    "an engine's workers to everything else: black hole",
+    "stream re-created + S3 frozen",
+    "bots paused and workers frozen",
+    "disk full + worker to masters: answers held back",
+    "a member to the others: flapping + worker to its engine: slow",
 )
-"""One of each of the most different families."""
+"""One of each family, some of them together where they do not meet."""
+
+
+def together(names: Iterable[str]) -> list[list[str]]:
+    """Return which faults happen together, from texts with ` + ` between their names."""
+    return [one.split(" + ") for one in names]
 
 
 def singles(chance: random.Random) -> Iterator[Sequence[str]]:

@@ -3,18 +3,19 @@
 import random
 from itertools import islice
 
-from tests.chaos.schedule import FAMILIES, NAMES, SHORT, pairs, singles
+from tests.chaos.schedule import FAMILIES, NAMES, SHORT, pairs, singles, together
 
 
 def test_each_name_is_there_once() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_short_form_has_ten_different_families() -> None:
-    families = {family for family, names in FAMILIES.items() for name in names if name in SHORT}
+def test_short_form_has_one_fault_of_each_family() -> None:
+    names = [name for one in together(SHORT) for name in one]
+    families = {family for family, of_family in FAMILIES.items() if set(of_family) & set(names)}
 
-    assert set(SHORT) <= set(NAMES)
-    assert len(families) >= 10
+    assert set(names) <= set(NAMES)
+    assert families == set(FAMILIES)
 
 
 def test_singles_are_all_faults_in_an_order_of_the_seed() -> None:

@@ -5,10 +5,13 @@ from tests.chaos.timeline import Completion, Copy, FaultSpan, Published, RunView
 WORKERS = frozenset({"w1", "w2"})
 
 
-def copy(bot_id: str, container: str, begin: float, end: float, *, engine: str = "e1") -> Copy:
-    """A copy that ticks ten times a second from *begin* to *end*."""
-    number = round((end - begin) * 10)
-    return Copy(bot_id, container, engine, tuple(begin + index / 10 for index in range(number + 1)))
+def copy(
+    bot_id: str, container: str, begin: float, end: float, *, engine: str = "e1", restored: int | None = None
+) -> Copy:
+    """A copy that ticks ten times a second from *begin* to *end*, and counts from *restored* on."""
+    ticks = tuple(begin + index / 10 for index in range(round((end - begin) * 10) + 1))
+    counts = () if restored is None else tuple(range(restored + 1, restored + 1 + len(ticks)))
+    return Copy(bot_id, container, engine, ticks, restored=restored, counts=counts)
 
 
 GOOD = Timeline(

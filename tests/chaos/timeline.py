@@ -3,12 +3,8 @@
 All times are seconds of the kernel's monotonic clock, which every process and container of one machine shares.
 """
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +14,8 @@ class Copy:
     Attributes:
         ticks: when its code reported that it runs, in order; at least one.
         number: of the version of the config that it ran with; later versions have higher ones.
+        restored: the count in its state when it began; None for a bot without one.
+        counts: the count in its state at each tick.
     """
 
     entity_id: str
@@ -25,6 +23,8 @@ class Copy:
     engine: str
     ticks: tuple[float, ...]
     number: int = 0
+    restored: int | None = None
+    counts: tuple[int, ...] = ()
 
     @property
     def began(self) -> float:
@@ -35,6 +35,14 @@ class Copy:
     def ended(self) -> float:
         """The last tick."""
         return self.ticks[-1]
+
+
+@dataclass(frozen=True)
+class Slowness:
+    """How many times longer than its processor time the observer's work took at one time; 1 on an idle machine."""
+
+    at: float
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class Timeline:
         workers: those that can run bots when nothing is broken.
         settled: the state after the last fault, with all bots in place.
         leftovers: containers of entities that exist after everything was deleted.
+        slowness: how slow the machine was, as the observer felt it, in order of time.
     """
 
     began: float
@@ -136,29 +145,9 @@ class Timeline:
     firings: tuple[RunView, ...] = ()
     settled: State = State()
     leftovers: tuple[str, ...] = ()
+    slowness: tuple[Slowness, ...] = ()
 
-
-def copies_in(lines: Iterable[str]) -> tuple[Copy, ...]:
-    """Return the copies in the observer's *lines*; the last line may be unfinished."""
-    heads: dict[str, Mapping[str, Any]] = {}
-    ticks: dict[str, list[float]] = defaultdict(list)
-    for line in lines:
-        if not line.endswith("\n"):
-            break
-        record = json.loads(line)
-        if "entity" in record:
-            heads[record["container"]] = record
-        ticks[record["container"]] += record.get("ticks", ())
-    return tuple(
-        Copy(head["entity"], container, head["engine"], tuple(sorted(ticks[container])), head["number"])
-        for container, head in heads.items()
-        if ticks[container]
-    )
-
-
-def read_copies(path: Path) -> tuple[Copy, ...]:
-    """Return the copies in the observer's file."""
-    if not path.exists():
-        return ()
-    with path.open() as file:
-        return copies_in(file)
+    def slowness_between(self, began: float, ended: float) -> float:
+        """Return the mean of the factors in that time; 1 without any."""
+        factors = [one.factor for one in self.slowness if began <= one.at <= ended]
+        return sum(factors) / len(factors) if factors else 1.0

@@ -22,6 +22,8 @@ from tests.support.rigs.backtests import RESULTS
 from tests.support.rigs.platform import zipped
 
 BOTS = tuple(f"bot-{number}" for number in range(1, 6))
+COUNTING = BOTS[:3]
+"""They keep a count in their state."""
 DEAF_BOT = "bot-deaf"
 GUESTS = ("guest-1", "guest-2")
 SCHEDULES = {"schedule-1": "*/6 * * * * *", "schedule-2": "*/10 * * * * *"}
@@ -99,7 +101,8 @@ class Workload:
             payload: dict[str, Any] = {"id": bot_id, "config": {}}
         else:
             key = "deaf.zip" if bot_id == DEAF_BOT else "bot.zip"
-            payload = self.world.platform.payload(bot_id, {"number": number}, key=key, version=f"1.0.{number}")
+            config = {"number": number, "counts": bot_id in COUNTING}
+            payload = self.world.platform.payload(bot_id, config, key=key, version=f"1.0.{number}")
         await self._publish(f"the0.bot.{kind}", payload)
         (self._present.discard if kind == "deleted" else self._present.add)(bot_id)
         self.published.append(Published(time.monotonic(), kind, bot_id, number))

@@ -26,6 +26,7 @@ from tools.stack.s3 import S3Server
 
 LEASE_SECONDS = 5.0
 DISK_MB = 96
+_READY_SECONDS = 400.0
 _SETTINGS = {
     "MAX_BOTS_PER_PARTITION": "2",
     "MEMORY_LIMIT_MB": "128",
@@ -109,7 +110,7 @@ class World:
             for engine in ENGINES:
                 for index in range(workers):
                     await self._start(f"{service.name}-{engine}-worker-{index + 1}", service, "worker", engine, ports)
-        await asyncio.gather(*(one.service_process.wait_ready(240) for one in self.processes.values()))
+        await asyncio.gather(*(one.service_process.wait_ready(_READY_SECONDS) for one in self.processes.values()))
 
     async def close(self) -> None:
         """End all processes."""
@@ -193,7 +194,9 @@ async def world(
         nats_server = await stack.enter_async_context(NatsServer.start(folder / "nats"))
         s3_server = await stack.enter_async_context(S3Server.start(folder / "s3"))
         await mongo.open()
-        client = await nats.connect(nats_server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
+        client = await nats.connect(
+            nats_server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=_expected
+        )
         stack.push_async_callback(client.close)
         storage = Minio(
             s3_server.endpoint, access_key=s3_server.access_key, secret_key=s3_server.secret_key, secure=False
@@ -206,6 +209,10 @@ async def world(
         stack.push_async_callback(made.close)
         await made.start_processes()
         yield made
+
+
+async def _expected(error: Exception) -> None:
+    """Ignore an error of the connection: faults of NATS cause it, and the client connects again."""
 
 
 @contextmanager
