@@ -11,7 +11,7 @@ from typing import Any
 from libs.core.room import MIB
 from libs.docker_runner.containers.container import Label
 from libs.docker_runner.executable import Entrypoint, Executable, Limits, Network
-from libs.docker_runner.sandbox.network import Attachment, card_address, walled_card
+from libs.docker_runner.sandbox.network import Attachment, card_address, card_fields
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.state.folder import StateFolder
 
@@ -127,8 +127,9 @@ def container_body(
     }
     if executable.egress is not None and attachment is not None and not attachment.walled:
         raise ValueError("a bot with an allow-list of hosts needs an interface of its own rules")
-    if attachment is not None and attachment.walled:
-        body.update(walled_card(card_address(token, narrowed=executable.egress is not None)))
+    if attachment is not None and attachment.named:
+        address = card_address(token, narrowed=executable.egress is not None)
+        body.update(card_fields(address, attachment.network))
     if paths.hosts is not None:
         # As in the hosts file.
         body["Hostname"] = "bot"

@@ -18,7 +18,7 @@ PATHS = Paths(Path("/code"), Path("/runs/spec"), Path("/runs/outcome"), Path("/e
 SETTINGS = RunnerSettings(temp_dir=Path("/t"))
 
 
-OWN = Attachment("net", walled=False)
+OWN = Attachment("net", walled=False, named=False)
 
 
 def body(
@@ -237,6 +237,16 @@ def test_isolated_interface_has_an_assigned_address() -> None:
     described = body(attachment=Attachment("bridge", walled=True))
     assert described["MacAddress"] == "06:b0:01:23:45:67"
     assert described["HostConfig"]["NetworkMode"] == "bridge"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_interface_on_the_separate_bridge_has_an_assigned_address_where_the_engine_gives_it(named: bool) -> None:
+    described = body(attachment=Attachment("an-id", walled=False, named=named))
+
+    assert ("MacAddress" in described, "NetworkingConfig" in described) == (named, named)
+    if named:
+        address = described["MacAddress"]
+        assert described["NetworkingConfig"] == {"EndpointsConfig": {"an-id": {"MacAddress": address}}}
 
 
 def test_bot_with_listed_hosts_has_an_interface_and_a_hosts_file_of_its_own_and_no_name_server() -> None:

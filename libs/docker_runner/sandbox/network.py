@@ -55,11 +55,13 @@ _DISAGREEMENT = (
 class Attachment:
     """The network of a container's interface: the engine's id or name of a network.
 
-    *walled* interfaces must have an address with the prefix, made by :func:`card_address`.
+    *walled* interfaces must have an address with the prefix, made by :func:`card_address`. *named* ones may have it: it
+    tells in the rules whose packets they refused, and nothing depends on it.
     """
 
     network: str
     walled: bool
+    named: bool = True
 
 
 def card_address(token: str, *, narrowed: bool = False) -> str:
@@ -122,7 +124,7 @@ class BotNetwork:
     def refused(self, token: str) -> Sequence[str]:
         """Return where the container of the start *token* was refused lately, as of the last check of the rules.
 
-        Empty on the separate bridge, where the kernel cannot distinguish the containers.
+        Empty on an engine that gives interfaces other addresses than requested, or whose rules are those of routing.
         """
         return self._refused.get(card_address(token), ())
 
@@ -199,16 +201,31 @@ class BotNetwork:
         if self._default_bridge:
             try:
                 # Whether the engine applies the requested addresses is checked with one container.
-                await asyncio.gather(self._wall(entrypoints, walled=True), self._helper(_card_probe()))
+                await asyncio.gather(self._wall(entrypoints, walled=True), self._helper(_card_probe(DEFAULT_BRIDGE)))
             except SandboxUnavailable as error:
                 self._say_no_walls(error)
             else:
                 self._no_walls_said = False
                 return Attachment(DEFAULT_BRIDGE, walled=True)
         network_id = await self._own_network()
-        if self._guard:
-            await self._wall(entrypoints, walled=False)
-        return Attachment(network_id, walled=False)
+        if not self._guard:
+            return Attachment(network_id, walled=False, named=False)
+        await self._wall(entrypoints, walled=False)
+        if await self._gives_addresses():
+            return Attachment(OWN_NETWORK, walled=False)
+        return Attachment(network_id, walled=False, named=False)
+
+    async def _gives_addresses(self) -> bool:
+        """Whether interfaces of the separate network get the requested addresses.
+
+        Docker 20.10 gives them only to containers that request the network by its name.
+        """
+        try:
+            await self._helper(_card_probe(OWN_NETWORK))
+        except SandboxUnavailable as error:
+            log.info("refused destinations of bots cannot be shown", reason=str(error))
+            return False
+        return True
 
     async def _wall(self, entrypoints: Path, walled: bool) -> str:
         """Install the rules and return what the helper printed."""
@@ -285,21 +302,21 @@ def _guard(entrypoints: Path, *arguments: str) -> dict[str, Any]:
     }
 
 
-def _card_probe() -> dict[str, Any]:
+def _card_probe(network: str) -> dict[str, Any]:
     """Succeed if its interface has the requested address."""
     address = card_address(secrets.token_hex(6))
     code = f"import sys; sys.exit(open('/sys/class/net/eth0/address').read().strip() != {address!r})"
     return {
         "Entrypoint": ["python3", "-I", "-S", "-B", "-c", code],
         "User": "10001:10001",
-        **walled_card(address),
-        "HostConfig": {**locked_up(), "NetworkMode": DEFAULT_BRIDGE},
+        **card_fields(address, network),
+        "HostConfig": {**locked_up(), "NetworkMode": network},
     }
 
 
-def walled_card(address: str) -> dict[str, Any]:
+def card_fields(address: str, network: str) -> dict[str, Any]:
     """Return the create request's fields for *address*: engines up to API 1.43 read the first, later ones both."""
     return {
         "MacAddress": address,
-        "NetworkingConfig": {"EndpointsConfig": {DEFAULT_BRIDGE: {"MacAddress": address}}},
+        "NetworkingConfig": {"EndpointsConfig": {network: {"MacAddress": address}}},
     }

@@ -1,6 +1,7 @@
 """A bot with ``config.egress`` reaches its hosts and nothing else, also when its worker ends."""
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from libs.docker_runner.engine.client import Engine
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.egress import read
 from libs.docker_runner.sandbox.narrowed_hosts import entries_of
-from libs.docker_runner.sandbox.network import BotNetwork, refused_in
+from libs.docker_runner.sandbox.network import OWN_BRIDGE, BotNetwork, refused_in
 from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.rigs.network_around import DNS, HOST, MAIL, PRIVATE, PUBLIC, SINK, WEB, Target, card, outside
@@ -45,6 +46,15 @@ def main(id, config):
     with concurrent.futures.ThreadPoolExecutor(16) as threads:
         tried = threads.map(reached, config["targets"]), threads.map(asked, config["servers"])
         return {"reached": list(tried[0]), "asked": list(tried[1])}
+"""
+TRY_AGAIN = """
+import socket
+def main(id, config):
+    while True:
+        try:
+            socket.create_connection((config["host"], config["port"]), timeout=1).close()
+        except TimeoutError:
+            pass
 """
 # Keeps one connection, and prints a line for each byte that the other end has acknowledged.
 KEEP = """
@@ -148,17 +158,20 @@ async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
         assert f"{PUBLIC[0]}:{WEB}" not in refused["06:b1:00:00:00:01"]
 
 
+@pytest.mark.parametrize("bridge", ["docker0", OWN_BRIDGE])
 @pytest.mark.usefixtures("outside")
 async def test_what_a_bot_without_a_list_is_refused_is_known_for_its_card(
-    private_engine: OwnEngine, tmp_path: Path, scope: str
+    private_engine: OwnEngine, tmp_path: Path, scope: str, bridge: str
 ) -> None:
     tried = [("10.77.0.9", WEB), (PUBLIC[0], MAIL[0]), (HOST[0], WEB), ("fc00:77::9", WEB), (PUBLIC[0], WEB)]
     async with bot_containers(tmp_path, scope, private_engine.url) as bots:
         engine = Engine(private_engine.url)
-        network = BotNetwork(engine, bots.settings.images["python3.11"], renew_seconds=0)
+        network = BotNetwork(
+            engine, bots.settings.images["python3.11"], renew_seconds=0, default_bridge=bridge != OWN_BRIDGE
+        )
         try:
             await network.renew(bots.runner.entrypoints())
-            async with card(private_engine, "docker0", "06:b0:00:00:00:31", 1) as bot:
+            async with card(private_engine, bridge, "06:b0:00:00:00:31", 1) as bot:
                 reached = await bot.reached(tried)
             await network.renew(bots.runner.entrypoints())
         finally:
@@ -169,6 +182,21 @@ async def test_what_a_bot_without_a_list_is_refused_is_known_for_its_card(
         f"10.77.0.9:{WEB}", f"{PUBLIC[0]}:{MAIL[0]}", f"{HOST[0]}:{WEB}", f"[fc00:77::9]:{WEB}"
     }  # fmt: skip
     assert network.refused("00000032ffff") == ()
+
+
+@pytest.mark.usefixtures("outside")
+async def test_bot_on_the_separate_bridge_is_listed_with_what_it_was_refused(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    async with bot_containers(tmp_path, scope, private_engine.url, default_bridge=False, walls_seconds=0.0) as bots:
+        await bots.runner.prepare()
+        await bots.runner.start(bots.executable(TRY_AGAIN, "bot", config={"host": "10.77.0.9", "port": WEB}))
+
+        async def refused() -> list[Sequence[str]]:
+            await bots.runner.prepare()
+            return [one.refused for one in await bots.list() if one.refused]
+
+        assert await eventually(refused) == [[f"10.77.0.9:{WEB}"]]
 
 
 @pytest.mark.usefixtures("outside")

@@ -27,6 +27,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from libs.docker_runner.entrypoints.guard import narrowing
     from libs.docker_runner.entrypoints.guard import nftables as nft
 
@@ -119,6 +121,8 @@ def main() -> int:
     limited(nft.interface(nft.IN_NAME, subject), limits)
     # Of what is forwarded only the address is known, not the card; the network has no IPv6.
     limited_in(nft.interface(nft.OUT_NAME, subject), limits, hook=("forward", nft.FORWARD), what=nft.TO_IPV4)
+    # Where the rules by address are there as well, such as another worker's, they refuse first.
+    show_refused(("the0-" + subject, nft.INET_FAMILY), *tables_of(BOTS))
     return 0
 
 
@@ -152,6 +156,11 @@ def by_address(prefix: bytes, allowed: "list[Destination]", table: str = BOTS) -
         nft.replace_table(table, nft.BRIDGE_FAMILY, frames, sets=sets)
         nft.replace_table(table, nft.INET_FAMILY, packets, sets=sets)
 
+    noting_refused(install)
+
+
+def noting_refused(install: "Callable[[Attributes, Chains, list[nft.KeySet]], None]") -> None:
+    """Install tables whose refusals are noted, by what to do with a packet, further chains, and sets."""
     try:
         noting = {("refuse", nft.INNER): narrowing.noted_and_dropped([])}
         install(nft.jump("refuse"), noting, narrowing.noted_sets())
@@ -166,12 +175,17 @@ def by_bridge(bridge: str, allowed: "list[Destination]") -> None:
     The engine's own rule against what passes between its ports is repeated, since it comes back with the engine only.
     """
     arrived, leaving = nft.interface(nft.IN_NAME, bridge), nft.interface(nft.OUT_NAME, bridge)
-    chains = {
-        ("prerouting", nft.PREROUTING): egress_rules(arrived, allowed, nft.drop()),
-        ("forward", nft.FORWARD): [arrived + leaving + nft.drop(), *egress_rules(arrived, allowed, nft.drop())],
-        ("input", nft.INPUT): host_rules(arrived, allowed, nft.drop()),
-    }
-    nft.replace_table("the0-" + bridge, nft.INET_FAMILY, chains)
+
+    def install(refuse: "Attributes", inner: "Chains", sets: "list[nft.KeySet]") -> None:
+        chains = {
+            **inner,
+            ("prerouting", nft.PREROUTING): egress_rules(arrived, allowed, refuse),
+            ("forward", nft.FORWARD): [arrived + leaving + nft.drop(), *egress_rules(arrived, allowed, refuse)],
+            ("input", nft.INPUT): host_rules(arrived, allowed, refuse),
+        }
+        nft.replace_table("the0-" + bridge, nft.INET_FAMILY, chains, sets=sets)
+
+    noting_refused(install)
 
 
 def by_route(bridge: str, allowed: "list[Destination]") -> None:
