@@ -9,6 +9,7 @@ import time
 from prometheus_client import Counter, Gauge
 
 from libs.core.aio.backoff import Backoff
+from libs.core.aio.coalescing import coalesced
 from libs.core.aio.wake import Wake
 from libs.core.errors import Permanent, Retryable, RuntimeFault
 from libs.core.events.connection import NatsConnection
@@ -57,7 +58,7 @@ class OutboxPublisher:
                 clean = False
             if clean:
                 backoff.reset()
-                await self.wake.wait_at_most(self._interval_seconds)
+                await self.wake.wait_at_most(coalesced(self._interval_seconds))
             else:
                 await asyncio.sleep(backoff.next_seconds())
 

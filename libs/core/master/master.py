@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from prometheus_client import Counter
 
 from libs.core.aio.backoff import Backoff
+from libs.core.aio.coalescing import coalesced
 from libs.core.aio.wake import Wake
 from libs.core.config.coordination_settings import CoordinationSettings
 from libs.core.coordination import WorkerIdentity, WorkerState
@@ -67,7 +68,6 @@ NOT_ACQUIRED = Counter(
 DEPENDENCY = "segments"
 """The name under which readiness shows whether segments can be read, and how many of them wait."""
 
-_EXPIRY_CHECK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LEAST_GAP_SECONDS = 0.05
 _SENT_AT_ONCE = 200
@@ -363,7 +363,7 @@ class Master:
                 WORKERS_GONE.labels("silent").inc()
                 _log_gone(worker, "no heartbeat within the death timeout")
             self._wake_if_changed()
-            await asyncio.sleep(_EXPIRY_CHECK_SECONDS)
+            await asyncio.sleep(coalesced(self._registry.check_in_seconds(self._clock())))
 
     async def _again_and_again(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(initial_seconds=1.0, cap_seconds=60.0)

@@ -65,6 +65,8 @@ class _Undecided(Enum):
     UNDECIDED = "undecided"
 
 
+_OVERDUE_SECONDS = 0.1
+"""How long after its time a worker is removed: its heartbeat may just have arrived."""
 _FIRST_REFUSAL_SECONDS = 20.0
 _LONGEST_REFUSAL_SECONDS = 600.0
 _SETTLE_AT_MOST = 4
@@ -234,7 +236,7 @@ class Registry:
         return self._forget_session(session)
 
     def expire(self, now: float) -> list[Worker]:
-        """Remove and return the workers whose heartbeats are overdue. Call it several times a second.
+        """Remove and return the workers whose heartbeats are overdue. Call it as often as *check_in_seconds* says.
 
         Only time in which this process listens counts: if it was itself frozen or blocked, every worker gets the full
         time again.
@@ -250,6 +252,15 @@ class Registry:
             self._forget_session(session)
             dead.append(worker)
         return dead
+
+    def check_in_seconds(self, now: float) -> float:
+        """Return how long *expire* need not be called: no worker that is silent now is overdue before."""
+        longest = self._death_timeout / 4
+        oldest = next(iter(self._sessions.values()), None)
+        if oldest is None:
+            return longest
+        overdue_at = max(oldest.last_heard, self._listening_since) + self._death_timeout
+        return min(longest, max(0.0, overdue_at - now) + _OVERDUE_SECONDS)
 
     @property
     def departures(self) -> int:

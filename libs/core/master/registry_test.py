@@ -70,6 +70,29 @@ def test_a_silent_worker_is_dead_after_the_timeout_and_not_before(registry: Regi
     assert registry.take_changed()
 
 
+def test_silent_worker_is_dead_at_the_next_check_and_checks_are_few(registry: Registry) -> None:
+    now, checks = 0.0, 0
+    registry.register(ONE, identity("a"), IDLE, now=0.0)
+    registry.heartbeat(ONE, IDLE, now=0.7)
+
+    while not registry.expire(now):
+        now += registry.check_in_seconds(now)
+        checks += 1
+
+    assert 5.7 < now < 5.9
+    assert checks <= 6
+
+
+def test_check_without_workers_is_early_enough_to_notice_that_the_process_stood_still(registry: Registry) -> None:
+    assert registry.check_in_seconds(3.0) == 1.25  # expire() takes half the timeout for a standstill
+
+
+def test_worker_that_is_overdue_already_is_checked_for_soon(registry: Registry) -> None:
+    registry.register(ONE, identity("a"), IDLE, now=0.0)
+
+    assert 0 < registry.check_in_seconds(60.0) < 0.2
+
+
 def test_a_heartbeat_keeps_a_worker_alive(registry: Registry) -> None:
     registry.register(ONE, identity("a"), IDLE, now=0.0)
     registry.register(TWO, identity("b"), IDLE, now=0.0)

@@ -9,7 +9,7 @@ from libs.core.observability.entity_metrics import ENTITIES
 from libs.core.process.isolation import repeat
 from libs.core.store.entity_counts import EntityCounts
 
-_COUNT_SECONDS = 3.0
+_COUNT_SECONDS = 5.0
 
 
 class UnownedEntities(Collector):

@@ -85,7 +85,7 @@ def observe(system: str, operation: str, *, refused: Callable[[Exception], bool]
         record(system, operation, outcome, time.perf_counter() - begun)
 
 
-async def measure_loop_lag(interval_seconds: float = 1.0, samples: int = 2) -> None:
+async def measure_loop_lag(interval_seconds: float = 2.0, samples: int = 2) -> None:
     """Measure the delay of the event loop, forever; a component of every process.
 
     Args:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from prometheus_client import Counter
 
 from libs.core.aio.backoff import Backoff
+from libs.core.aio.coalescing import coalesced
 from libs.core.aio.wake import Wake
 from libs.core.errors import Retryable
 from libs.core.observability.log import get_logger
@@ -63,7 +64,8 @@ async def repeat(
 
     Args:
         where: the name of the loop, for the log and the metric.
-        step: one round; returns the pause before the next one in seconds, None for *interval_seconds*.
+        step: one round; returns the pause before the next one in seconds, None for *interval_seconds*. It may become
+            shorter, to end together with other pauses.
         wake: ends a pause early when set.
         longest_retry_seconds: the maximum delay after a failure; None for *interval_seconds*.
         operation: the name under which each round is measured as a reconciliation; None: it is not.
@@ -82,7 +84,7 @@ async def repeat(
             unexpected(where, error, retry_in_seconds=round(pause, 2))
         else:
             backoff.reset()
-            pause = interval_seconds if pause is None else pause
+            pause = coalesced(interval_seconds if pause is None else pause)
         if wake is None:
             await asyncio.sleep(pause)
         else:

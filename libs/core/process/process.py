@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from aiohttp import web
 
+from libs.core.aio.coalescing import coalesce_wakeups
 from libs.core.config.connection_settings import MongoSettings
 from libs.core.config.coordination_settings import IdentitySettings
 from libs.core.config.misspelt_settings import misspelt
@@ -119,6 +120,7 @@ def run_process(service: ServiceDefinition, role: Role[S], flags: Mapping[str, o
 
 
 async def _run(service: ServiceDefinition, role: Role[S], settings: S) -> int:
+    coalesce_wakeups()
     close_traces = _export_traces(service, role, settings)
     readiness = Readiness()
     registry.register(ReadinessCollector(readiness))

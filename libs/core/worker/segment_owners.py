@@ -20,7 +20,8 @@ from libs.core.worker.segment_owner import SegmentOwner, WorkerSuperseded
 
 log = get_logger(__name__)
 
-_STORE_PROBE_SECONDS = 1.0
+_STORE_PROBE_SECONDS = 2.0
+"""As often as the master hears of it."""
 _STORE_ANSWER_SECONDS = 1.0
 _STORE_ATTEMPTS = 2
 _REFUSAL_SECONDS = 5.0

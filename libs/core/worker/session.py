@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.core.aio.backoff import Backoff
 from libs.core.aio.cancellation import cancellation_kept
+from libs.core.aio.coalescing import coalesced
 from libs.core.aio.wake import Wake
 from libs.core.coordination import (
     LEADER_ADDRESS,
@@ -250,7 +251,7 @@ class MasterSession:
                     message = pb.WorkerMessage(heartbeat=state_to_wire(state))
                 with observe("grpc", f"send {message.WhichOneof('kind')}"):
                     await call.write(message)
-                await self._wake.wait_at_most(self._interval_seconds)
+                await self._wake.wait_at_most(coalesced(self._interval_seconds))
                 if self._security.version != version:
                     self._renewing = True
                     return
