@@ -29,6 +29,10 @@ from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 from tests.support.eventually import eventually
 
+LEASE_SECONDS = 5.0
+"""The life of a lease, and how long a silent worker stays registered."""
+_RENEW_SECONDS = 2.0
+
 
 class BareServer(pb_grpc.CoordinationServiceServicer):
     """Reads messages and does nothing with them, to measure gRPC alone."""
@@ -60,18 +64,22 @@ async def serve_bare() -> None:
     await server.stop(0)
 
 
-async def serve_master(uri: str, database_name: str, name: str = "master") -> None:
+async def serve_master(
+    uri: str, database_name: str, name: str = "master", lease_seconds: float = LEASE_SECONDS
+) -> None:
     """Run a master until standard input ends; beside another one it stands by."""
     mongo = Mongo(uri)
     database = mongo.database(database_name)
     master = Master(
-        segments=LeaseStore(database, 5.0),
-        leadership=LeadershipStore(database, 5.0),
+        segments=LeaseStore(database, lease_seconds),
+        leadership=LeadershipStore(database, lease_seconds),
         cordons=CordonStore(database),
         processes=ProcessStore(database),
         holder=Holder(name, f"{name}-1", "host"),
-        settings=CoordinationSettings(master_service="unused", grpc_port=0, max_segment=1_000_000),
-        timing=LeaseTiming.of(5.0, 2.0),
+        settings=CoordinationSettings(
+            master_service="unused", grpc_port=0, max_segment=1_000_000, death_timeout_seconds=lease_seconds
+        ),
+        timing=LeaseTiming.of(lease_seconds, _RENEW_SECONDS),
         address="127.0.0.1:0",
         readiness=Readiness(),
     )
@@ -126,15 +134,17 @@ def main() -> None:
     parser.add_argument("--uri", default="")
     parser.add_argument("--database", default="")
     parser.add_argument("--name", default="master")
+    parser.add_argument("--lease", type=float, default=LEASE_SECONDS)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    asyncio.run(
-        serve_bare() if arguments.what == "bare" else serve_master(arguments.uri, arguments.database, arguments.name)
-    )
+    if arguments.what == "bare":
+        asyncio.run(serve_bare())
+    else:
+        asyncio.run(serve_master(arguments.uri, arguments.database, arguments.name, arguments.lease))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from pymongo import UpdateOne
+from pymongo.errors import PyMongoError
 
 from libs.core.aio.backoff import Backoff
 from libs.core.coordination import (
@@ -29,7 +30,6 @@ from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
 
 HEARTBEAT_SECONDS = 2.0
 RENEW_SECONDS = 2.0
-LEASE_SECONDS = 5.0
 _STREAMS_PER_CONNECTION = 500
 _BEATERS = 16
 _WRITE_SECONDS = 0.05
@@ -45,8 +45,9 @@ class Fleet:
         broken: streams that ended.
     """
 
-    def __init__(self, database: Database, ports: Sequence[int], size: int) -> None:
+    def __init__(self, database: Database, ports: Sequence[int], size: int, lease_seconds: float) -> None:
         self.size = size
+        self._lease_seconds = lease_seconds
         self.held: dict[int, set[int]] = {}
         self.moved = 0
         self.broken = 0
@@ -178,32 +179,34 @@ class Fleet:
         while True:
             acquired, self._acquired = self._acquired, {}
             writes = [
-                UpdateOne({"_id": segment_id}, [{"$set": {"lease": _lease(number)}}])
+                UpdateOne({"_id": segment_id}, [{"$set": {"lease": self._lease(number)}}])
                 for segment_id, number in acquired.items()
             ]
             if writes:
-                await partitions.bulk_write(writes, ordered=False)
+                try:
+                    await partitions.bulk_write(writes, ordered=False)
+                except PyMongoError:
+                    self._acquired = acquired | self._acquired  # on a busy machine
             await asyncio.sleep(_WRITE_SECONDS)
 
     async def _renew_for_ever(self) -> None:
         partitions = self._database["partitions"]
         while True:
             query = {"_id": {"$in": list(self._owner)}, "lease.worker_id": {"$ne": None}}
-            await partitions.update_many(query, [{"$set": {"lease.expires_at": _expiry()}}])
+            with contextlib.suppress(PyMongoError):  # on a busy machine; the next one renews all
+                await partitions.update_many(query, [{"$set": {"lease.expires_at": self._expiry()}}])
             await asyncio.sleep(RENEW_SECONDS)
 
+    def _lease(self, number: int) -> dict[str, Any]:
+        return {
+            "worker_id": f"w{number}",
+            "instance_id": f"w{number}-1",
+            "host": f"h{number}",
+            "started_at_milliseconds": 1,
+            "boot_id": "",
+            "epoch": 1,
+            "expires_at": self._expiry(),
+        }
 
-def _lease(number: int) -> dict[str, Any]:
-    return {
-        "worker_id": f"w{number}",
-        "instance_id": f"w{number}-1",
-        "host": f"h{number}",
-        "started_at_milliseconds": 1,
-        "boot_id": "",
-        "epoch": 1,
-        "expires_at": _expiry(),
-    }
-
-
-def _expiry() -> dict[str, Any]:
-    return {"$add": ["$$NOW", round(LEASE_SECONDS * 1000)]}
+    def _expiry(self) -> dict[str, Any]:
+        return {"$add": ["$$NOW", round(self._lease_seconds * 1000)]}
