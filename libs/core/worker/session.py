@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import re
 import socket
@@ -34,6 +35,7 @@ from libs.core.observability.tracing import OpenSpan, begin
 from libs.core.queries.messages import Answerer
 from libs.core.transport.security import TransportSecurity
 from libs.core.transport.worker_key import WorkerKey
+from libs.core.worker.connecting import connecting
 from libs.core.worker.query_answers import QueryAnswers
 from proto.runtime.v1 import coordination_pb2 as pb
 from proto.runtime.v1 import coordination_pb2_grpc as pb_grpc
@@ -115,7 +117,7 @@ class MasterSession:
         self._assigned = assigned
         self._readiness = readiness
         self._interval_seconds = heartbeat_interval_seconds
-        self._backoff = backoff or Backoff(initial_seconds=0.1, cap_seconds=2.0)
+        self._backoff = backoff or Backoff(initial_seconds=0.1, cap_seconds=1.0)
         self._wake = Wake()
         self._must_register = True
         self._replaced: WorkerReplaced | None = None
@@ -131,7 +133,7 @@ class MasterSession:
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep a stream open forever, with a growing delay (2 s at most) after consecutive failures.
+        """Keep a stream open forever, with a growing delay (1 s at most) after consecutive failures.
 
         A standby's refusal names the leader, which is tried next, without a delay.
 
@@ -168,18 +170,21 @@ class MasterSession:
         """Open one stream and use it until it ends; return the reason."""
         self._must_register = True
         self._challenge = None
-        # A failed attempt is not exported: while the master is down there is one every two seconds.
+        # A failed attempt is not exported: while the master is down there is one every second.
         self._joining = begin("join master", parent={}, attributes={"server.address": target})
         self._renewing = False
         reason = "no connection"
         for encrypted in self._security.encryptions:
             version = self._security.version
-            async with self._security.channel(target, _OPTIONS, encrypted=encrypted) as channel:
-                if not await _connected(channel, connect_seconds):
-                    reason = await _why_not(channel) if encrypted else reason
-                    continue
-                self._note(encrypted, target, reason)
-                return await self._use(channel, version)
+            make = functools.partial(self._security.channel, target, _OPTIONS, encrypted=encrypted)
+            async with connecting(make, connect_seconds) as (channel, is_connected):
+                if channel is not None and is_connected:
+                    self._note(encrypted, target, reason)
+                    return await self._use(channel, version)
+                if channel is None:
+                    reason = f"no answer within {connect_seconds:g} s"
+                elif encrypted:
+                    reason = await _why_not(channel)
         return reason
 
     async def _use(self, channel: grpc.aio.Channel, version: int) -> str:
@@ -290,19 +295,6 @@ def _leaders(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
     """Return the addresses in the metadata of a refusal."""
     named = [value for key, value in metadata or () if key == LEADER_ADDRESS and isinstance(value, str)]
     return [address for address in named if re.fullmatch(r"[^\s/]{1,255}:\d{1,5}", address)][:_MOST_LEADERS]
-
-
-async def _connected(channel: grpc.aio.Channel, within_seconds: float) -> bool:
-    """Connect; return False at the first refusal, or after some seconds without an answer."""
-    try:
-        async with asyncio.timeout(within_seconds):
-            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
-                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                    return False
-                await channel.wait_for_state_change(state)
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _why_not(channel: grpc.aio.Channel) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,53 @@ async def test_standbys_that_name_each_other_are_asked_no_faster_than_others() -
 
     # One of two attempts is followed by a delay.
     assert worker.backoff.failures >= 5
+
+
+async def test_session_connects_while_a_service_leads_some_connections_to_a_lost_node() -> None:
+    port, master = free_port(), Scripted(friendly)
+    async with serving(master, port), service_with_a_lost_node(port, lost=2) as (service, connections):
+        begun = time.monotonic()
+        async with Worker(service) as worker:
+            await eventually(lambda: worker.session.master_id == "m")
+        took = time.monotonic() - begun
+
+    # Each of the two alone would take the 3 s that a connection may take.
+    assert len(connections) >= 3
+    assert (master.streams, worker.backoff.failures) == (1, 0)
+    assert took < 6
+
+
+@contextlib.asynccontextmanager
+async def service_with_a_lost_node(port: int, *, lost: int) -> AsyncIterator[tuple[int, list[int]]]:
+    """Yield a port, and the numbers of its connections: the first ones get no answer, the others reach *port*."""
+    connections: list[int] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(len(connections))
+        with contextlib.closing(writer):
+            if len(connections) <= lost:
+                await reader.read(-1)
+                return
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(other_writer), contextlib.suppress(OSError):
+                await asyncio.gather(passed(reader, other_writer), passed(other_reader, writer))
+
+    async def passed(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+        target.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], connections
+
+
+async def test_session_reports_an_address_that_does_not_answer() -> None:
+    async with service_with_a_lost_node(0, lost=1_000) as (service, connections), Worker(service) as worker:
+        await eventually(lambda: "no answer within 3 s" in worker.readiness.states["master"].detail, within_seconds=30)
+
+    assert len(connections) > 1
 
 
 async def test_session_connects_to_leading_master() -> None:
