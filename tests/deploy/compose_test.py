@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from libs.core.config.container_settings import ContainerSettings
 from libs.core.process.service import SERVICES, ServiceDefinition
 from tests.deploy.manifests import ROOT, USERS, password_variable, s3_secret_variable
 from tests.deploy.settings_in_use import load_everything, unknown_variables
@@ -133,6 +134,16 @@ def test_every_third_party_process_has_a_memory_limit(project: dict[str, Any]) -
     }
 
     assert [name for name, limit in limits.items() if not limit] == []
+
+
+def test_busy_bots_keep_no_lease_from_being_renewed(project: dict[str, Any]) -> None:
+    taking_part = ["mongo", "nats", "s3", *(f"{service.name}-{role}" for service in SERVICES for role in ROLES)]
+    weights = {name: int(project["services"][name].get("cpu_shares", 1024)) for name in taking_part}
+
+    # Of a bot without a weight of its own: see CPU_SHARES.
+    assert min(weights.values()) >= 32 * ContainerSettings().cpu_shares
+    # The largest that Docker accepts.
+    assert max(weights.values()) <= 262144
 
 
 def test_images_of_the_runtime_are_never_pulled(project: dict[str, Any]) -> None:

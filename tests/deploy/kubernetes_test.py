@@ -177,7 +177,7 @@ def test_address_of_traces_is_a_setting_and_their_key_a_secret(service: ServiceD
         settings = named(folder, "ConfigMap", found["envFrom"][0]["configMapRef"]["name"])["data"]
         assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector.monitoring:4317"
         headers = environment(found)["OTEL_EXPORTER_OTLP_HEADERS_FILE"]["value"]
-        assert headers == f"{mounts(found)['connections']}/otlp-headers"
+        assert headers == f"{mounts(found)['access']}/otlp-headers"
     policy = named(folder, "NetworkPolicy", f"{service.name}-master")
     assert {"protocol": "TCP", "port": 4317} in policy["spec"]["egress"][1]["ports"]
 
@@ -271,8 +271,6 @@ def test_connections_are_files_that_only_the_runtime_sees(service: ServiceDefini
         "NATS_URL_FILE": "nats-url",
         "MINIO_ACCESS_KEY_ID_FILE": "s3-access-key",
         "MINIO_SECRET_ACCESS_KEY_FILE": "s3-secret-key",
-        "HTTP_TOKEN_FILE": "http-token",
-        "OTEL_EXPORTER_OTLP_HEADERS_FILE": "otlp-headers",
     }
     # Not for every user of the container, and readable by the runtime's group.
     assert volume["secret"] == {"secretName": "the0-connections", "defaultMode": 0o440}
@@ -282,6 +280,25 @@ def test_connections_are_files_that_only_the_runtime_sees(service: ServiceDefini
         name for name, variable in environment(own).items() if "secretKeyRef" in variable.get("valueFrom", {})
     ] == []
     assert not {name.removesuffix("_FILE") for name in named_files} & environment(own).keys()
+
+
+@pytest.mark.parametrize("folder", [*(f"base/{service.name}" for service in SERVICES), *OVERLAYS])
+def test_token_and_headers_of_collectors_are_files_that_may_be_missing(folder: str) -> None:
+    for deployment in of_kind(folder, "Deployment"):
+        role = deployment["metadata"]["labels"]["app.kubernetes.io/component"]
+        (volume,) = [found for found in pod_spec(deployment)["volumes"] if found["name"] == "access"]
+        own = container(deployment, role)
+        keys = {"HTTP_TOKEN_FILE": "http-token", "OTEL_EXPORTER_OTLP_HEADERS_FILE": "otlp-headers"}
+
+        assert volume["secret"] == {
+            "secretName": "the0-connections",
+            "defaultMode": 0o440,
+            "optional": True,
+            "items": [{"key": key, "path": key} for key in keys.values()],
+        }
+        for name, key in keys.items():
+            assert environment(own)[name]["value"] == f"{mounts(own)['access']}/{key}"
+        assert [found["name"] for found in containers(deployment) if "access" in mounts(found)] == [role]
 
 
 @each_service
@@ -412,6 +429,7 @@ def test_command_makes_all_secrets_that_the_dev_overlay_names_and_completes_olde
         (volume["secret"]["secretName"], item["key"])
         for deployment in of_kind("overlays/dev", "Deployment")
         for volume in pod_spec(deployment)["volumes"]
+        if not volume.get("secret", {}).get("optional")
         for item in volume.get("secret", {}).get("items", [])
     }
     assert wanted <= {(name, key) for name, data in first.items() for key in data}
@@ -433,12 +451,8 @@ def test_process_of_the_dev_overlay_sees_the_keys_of_its_role_alone(service: Ser
     assert volume["secret"]["secretName"] == "the0-connections"
     assert volume["secret"]["defaultMode"] == 0o440
     # Whatever else is in that Secret, it is in no variable of the process.
-    secrets = [
-        found["valueFrom"]["secretKeyRef"]
-        for found in environment(container(deployment, role)).values()
-        if "valueFrom" in found and "secretKeyRef" in found["valueFrom"]
-    ]
-    assert {found["key"] for found in secrets} == {"http-token", "otlp-headers"}
+    variables = environment(container(deployment, role)).values()
+    assert [found for found in variables if "secretKeyRef" in found.get("valueFrom", {})] == []
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -512,6 +526,36 @@ def test_a_worker_is_probed_and_has_time_to_stop_its_bots(service: ServiceDefini
     assert probes["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert probes["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert pod_spec(worker)["terminationGracePeriodSeconds"] >= 30 + 30
+
+
+@pytest.mark.parametrize("folder", ["overlays/dev", "overlays/production"])
+def test_probe_ends_no_process_that_is_merely_slow(folder: str) -> None:
+    for workload in of_kind(folder, "Deployment", "StatefulSet"):
+        for found in containers(workload):
+            if probe := found.get("livenessProbe"):
+                assert probe["timeoutSeconds"] >= 10, found["name"]
+                # Ten times the life of a lease: what does not answer for so long has lost its work already.
+                assert probe["periodSeconds"] * probe["failureThreshold"] >= 60, found["name"]
+            if probe := found.get("startupProbe"):
+                assert probe["periodSeconds"] * probe["failureThreshold"] >= 120, found["name"]
+                assert probe["timeoutSeconds"] >= 5, found["name"]
+
+
+@pytest.mark.parametrize("folder", ["overlays/dev", "overlays/production"])
+@each_service
+def test_busy_bots_keep_no_lease_from_being_renewed(folder: str, service: ServiceDefinition) -> None:
+    deployment = named(folder, "Deployment", f"{service.name}-worker")
+    # A request is the weight of a container when the processors are busy, and bots have that of the engine.
+    bots, worker = (millicores(container(deployment, name)) for name in ("engine", "worker"))
+
+    assert worker * 4 >= bots
+    for server in of_kind(folder, "StatefulSet"):
+        assert millicores(containers(server)[0]) >= bots
+
+
+def millicores(found: dict[str, Any]) -> int:
+    text = str(found["resources"]["requests"]["cpu"])
+    return int(text[:-1]) if text.endswith("m") else int(text) * 1000
 
 
 @each_service
@@ -931,7 +975,7 @@ def test_every_variable_of_a_process_is_one_of_its_settings(
     for key in ("s3-access-key", "s3-secret-key"):
         (tmp_path / key).write_text("filled-in")
     variables = {
-        name: variable.get("value", "filled-in").replace(mounts(found)["connections"], str(tmp_path))
+        name: re.sub("^/var/run/secrets/(connections|access)", str(tmp_path), variable.get("value", "filled-in"))
         for name, variable in environment(found).items()
     }
 

@@ -6,6 +6,9 @@
 # At the limit of a group the kernel kills one of the group's processes. In the engine's own that may be dockerd, and all
 # bots end with it. In the group of the containers it can only be a bot.
 #
+# When the processors are busy, all bots together weigh a tenth of one process of the engine: it starts and stops bots at
+# once. Against everything else on the node bots have what the pod has, whose weight is its CPU request.
+#
 # Environment: ENGINE_LIMIT_MB, the memory limit of this container; ENGINE_MEMORY_MB, that of all bots together. Without
 # the second, or with an empty one, bots get what the engine does not need itself. IMAGE_CACHE_DIR, a folder of the node
 # with archives of the images of bots (components/image-cache); without it, the engine begins empty.
@@ -44,18 +47,31 @@ if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
 	for controller in $(cat "$group/cgroup.controllers"); do
 		echo "+$controller" > "$group/cgroup.subtree_control" || :
 	done
-	# Busy bots must not keep the engine from stopping one of them. In version 1 each process of the engine has the weight
-	# of all bots together anyway.
 	echo 1000 > "$group/engine/cpu.weight" 2> /dev/null || :
 	echo 0 > "$group/bots/memory.oom.group"
 	echo "$bots_bytes" > "$group/bots/memory.max"
 else
-	# Of a container's mounts the first is the one that the engine uses as well.
-	found=$(awk '{
-		for (i = 7; i < NF; i++)
-			if ($i == "-" && $(i + 1) == "cgroup" && ("," $(i + 3) ",") ~ /,memory,/) {print $4, $5; exit}
-	}' /proc/self/mountinfo)
-	own=$(below "${found% *}" "$(sed -n 's/^[0-9]*:\([^:]*,\)\{0,1\}memory\(,[^:]*\)\{0,1\}://p' /proc/self/cgroup)")
+	# Print the root and the target of a controller's mount. Of a container's mounts the first is the one that the engine
+	# uses as well.
+	mount_of() {
+		awk -v controller="$1" '{
+			for (i = 7; i < NF; i++)
+				if ($i == "-" && $(i + 1) == "cgroup" && index("," $(i + 3) ",", "," controller ",")) {print $4, $5; exit}
+		}' /proc/self/mountinfo
+	}
+
+	# Print this container's own group below that root. $1: the controller, $2: the root.
+	own_group() {
+		below "$2" "$(sed -n "s/^[0-9]*:\([^:]*,\)\{0,1\}$1\(,[^:]*\)\{0,1\}://p" /proc/self/cgroup)"
+	}
+
+	found=$(mount_of cpu)
+	if [ -n "$found" ]; then
+		group=${found#* }$(own_group cpu "${found% *}")
+		mkdir -p "$group/bots" && echo 102 > "$group/bots/cpu.shares" || :
+	fi
+	found=$(mount_of memory)
+	own=$(own_group memory "${found% *}")
 	group=${found#* }$own
 	echo 1 > "$group/memory.use_hierarchy" 2> /dev/null || :
 	mkdir -p "$group/bots"
