@@ -5,6 +5,7 @@ from pathlib import Path
 
 from libs.core.process.service import BOT_SCHEDULER
 from tests.support.eventually import eventually
+from tests.support.faults.tcp_proxy import TcpProxy
 from tests.support.rigs.deployment import PATIENT, Deployment, deployment
 from tests.support.rigs.platform import zipped
 from tests.support.sdk import sdk_files
@@ -64,6 +65,28 @@ async def test_state_follows_a_bot_to_other_workers_through_a_graceful_end_and_a
         await eventually(lambda: made.running_with("b", "starts 3 stops 2"), SECONDS)
 
     assert shown.out.strip() == "2"
+
+
+async def test_bot_restarts_on_its_host_with_its_last_state_while_the_storage_is_away(
+    tmp_path: Path, docker_engine: Engine
+) -> None:
+    async with deployment(tmp_path, docker_engine, settings=PATIENT) as made:
+        made.platform.upload("b.zip", zipped({"main.py": BOT, **sdk_files()}))
+        async with TcpProxy.before(int(made.s3_server.endpoint.rpartition(":")[2])) as proxy:
+            await made.start(MINIO_ENDPOINT=f"127.0.0.1:{proxy.port}")
+            await made.platform.create_bot("b", {}, key="b.zip")
+            await eventually(lambda: made.running_with("b", "starts 1 stops 0"), SECONDS)
+            await eventually(lambda: saved(made, "b", 1), SECONDS)
+            await proxy.close()
+
+            await made.terminal().succeed("bot", "restart", "b")
+            await eventually(lambda: made.running_with("b", "starts 2 stops 1"), SECONDS)
+            await made.terminal().succeed("bot", "restart", "b")
+            await eventually(lambda: made.running_with("b", "starts 3 stops 2"), SECONDS)
+            assert not await saved(made, "b", 2)
+
+            await proxy.open()
+            await eventually(lambda: saved(made, "b", 2), SECONDS)
 
 
 async def test_schedule_keeps_its_state_from_firing_to_firing(tmp_path: Path, docker_engine: Engine) -> None:

@@ -385,6 +385,12 @@ DEPENDENCIES = [
     _slow("NatsSlow", "nats", too_long=("1", "2.5"), long=("0.25", "0.5")),
     _failing("StorageFailing", "storage"),
     _slow("StorageSlow", "storage", too_long=("5", "10"), long=("1", "2.5")),
+    Case(
+        "StateUnsaved",
+        _OF_A_WORKER,
+        {f"runtime_state_unsaved_seconds{{{WORKER}}}": always(61)},
+        {f"runtime_state_unsaved_seconds{{{WORKER}}}": always(59)},
+    ),
     _failing("EngineFailing", "docker"),
     Case(
         "EngineSlow",

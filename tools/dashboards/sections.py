@@ -204,6 +204,22 @@ def containers(selector: str) -> Row:
             ),
             *_output(selector),
             Lines(
+                "Saves of state",
+                "Saves of the state of bots and schedules, by how they ended, each second. Refused: it is no state, or "
+                "too large. Superseded: a later run continues it.",
+                "cps",
+                [Query(rate("runtime_state_saves_total", selector, "outcome"), "{{outcome}}")],
+                width=12,
+            ),
+            Lines(
+                "Unsaved state",
+                "How long the state has waited that could not be saved and exists only on the worker's machine.",
+                "s",
+                [Query(f"max by (instance) (runtime_state_unsaved_seconds{{{selector}}})", "{{instance}}")],
+                (30, 60),
+                width=12,
+            ),
+            Lines(
                 "Free memory on the engines",
                 "Memory available for the limits of further containers, by worker; workers of one engine report the "
                 "same value. An entity that does not fit waits.",

@@ -30,6 +30,7 @@ from libs.docker_runner.executable import Executable, Network, to_json
 from libs.docker_runner.sandbox.container_spec import STATE as STATE_FOLDER
 from libs.docker_runner.sandbox.container_spec import STATE_FILES, Paths, code_mount
 from libs.docker_runner.state.folder import StateFolder, StateOf
+from libs.docker_runner.state.kept import KeptStates
 from libs.docker_runner.usage.stats import Stats
 
 # The init's notes have one level and a dozen values.
@@ -87,13 +88,18 @@ class References:
 
 
 class RunFolders:
-    """The folders below *temp_dir* (``runs``, ``outputs``, ``entrypoints``), and specs with secrets in *spec_dir*."""
+    """The folders below *temp_dir* (``runs``, ``outputs``, ``states``, ``entrypoints``).
+
+    Specs with secrets are in *spec_dir*.
+    """
 
     def __init__(self, temp_dir: Path, spec_dir: Path | None = None) -> None:
         self._temp_dir = temp_dir
         self._specs = spec_dir or temp_dir / "specs"
         self._runs = temp_dir / "runs"
         self._outputs = temp_dir / "outputs"
+        # In the same file system as the runs, whose archives are linked.
+        self._states = temp_dir / "states"
         self._entrypoints: Path | None = None
 
     def prepare(self) -> None:
@@ -103,7 +109,7 @@ class RunFolders:
             WorkFolderNotExecutable: the containers' first process could not be executed from there.
         """
         self._temp_dir.mkdir(parents=True, exist_ok=True)
-        for closed in (self._runs, self._outputs):
+        for closed in (self._runs, self._outputs, self._states):
             closed.mkdir(mode=0o700, exist_ok=True)
         self._specs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._specs.chmod(0o700)
@@ -324,6 +330,10 @@ class RunFolders:
     def state(self, container: ManagedContainer) -> StateFolder:
         """Return the folder for the state of *container*, which need not exist."""
         return StateFolder(self._folder(container) / _STATE, container.token)
+
+    def kept_states(self, scope: str) -> KeptStates:
+        """Return the last states of ended containers in *scope*."""
+        return KeptStates(scope_folder(self._states, scope))
 
     def states(self, scope: str) -> list[StateFolder]:
         """Return those of all starts in *scope*."""

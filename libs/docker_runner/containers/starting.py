@@ -13,7 +13,6 @@ from libs.core.aio.threads import Threads
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span, traceparent
 from libs.core.process.isolation import isolated
-from libs.core.saved_state import SavedState
 from libs.core.secrets.references import references_in
 from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.result_link import link_result
@@ -40,6 +39,7 @@ from libs.docker_runner.sandbox import container_spec as sandbox
 from libs.docker_runner.sandbox.narrowed_hosts import NarrowedHosts
 from libs.docker_runner.sandbox.network import Attachment, BotNetwork
 from libs.docker_runner.settings import RunnerSettings
+from libs.docker_runner.state.beginnings import Beginning
 from libs.docker_runner.state.keeper import StateKeeper
 
 log = get_logger(__name__)
@@ -56,7 +56,7 @@ class _Attempt:
     token: str
     code: FetchedCode
     data: Mapping[str, Path]
-    claim: "asyncio.Task[SavedState | None]"
+    claim: "asyncio.Task[Beginning | None]"
 
 
 class Starter:
@@ -198,9 +198,9 @@ class Starter:
                 resolved if resolved.values else None,
             )
         paths = replace(paths, data=attempt.data)
-        state = await attempt.claim
-        if self._state_keeper is not None and state is not None and paths.state is not None:
-            await self._state_keeper.restore(executable.id, state.latest, paths.state)
+        begins = await attempt.claim
+        if self._state_keeper is not None and paths.state is not None:
+            await self._state_keeper.beginnings.restore(executable, begins, paths.state)
         secrets = ""
         if resolved.values:
             references = references_in(executable.config)
@@ -251,11 +251,11 @@ class Starter:
         raise AlreadyRunning(attempt.name, container.run_id)
 
     @asynccontextmanager
-    async def _claimed(self, executable: Executable) -> AsyncIterator["asyncio.Task[SavedState | None]"]:
+    async def _claimed(self, executable: Executable) -> AsyncIterator["asyncio.Task[Beginning | None]"]:
         """Claim the state of *executable*, while its image and its code are looked for."""
 
-        async def claim() -> SavedState | None:
-            return await self._state_keeper.claim(executable) if self._state_keeper is not None else None
+        async def claim() -> Beginning | None:
+            return await self._state_keeper.beginnings.claim(executable) if self._state_keeper is not None else None
 
         claiming = asyncio.create_task(claim(), name=f"claim the state of {executable.id}")
         try:

@@ -92,13 +92,13 @@ class Stopper:
             payload_path: the path for the file of a large result, which the caller owns.
 
         Raises:
-            StateUnsaved: its last state cannot be saved now; it stays.
+            StateUnsaved: its last state can neither be saved nor kept on this host now; it stays.
         """
         found = await self.inspect(container)
         if found is not None and found.container.state is ContainerState.RUNNING:
             found = await self._end(found, 0, EndReason.STOPPED)
         if self._state_keeper is not None:
-            await self._state_keeper.save(container)
+            await self._state_keeper.keep(container)
         ended, outcome = await self._ended(container, found, payload_bytes, last_lines)
         if payload_path is not None:
             outcome = await self._threads.run(self._folders.keep_payload, outcome, payload_path)

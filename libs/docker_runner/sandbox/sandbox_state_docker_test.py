@@ -254,7 +254,7 @@ async def test_bot_whose_state_does_not_fit_is_not_started(hosts: Hosts) -> None
         await bots.run(source, run_id="r1")
 
     async with hosts.host("two", 2 * MIB) as (bots, keeper):
-        keeper._limits = LIMITS
+        keeper.beginnings._limits = LIMITS
         outcome, output = await bots.run("def main(id, config):\n print('it runs')\n", run_id="r2")
 
     assert outcome.failure is not None

@@ -94,6 +94,12 @@ def expand(source: BinaryIO, target: Path, limits: StateLimits) -> StateContent:
         return _copied(_Unpacked(source), file, limits)
 
 
+def copy(source: BinaryIO, target: Path, limits: StateLimits) -> StateContent:
+    """Check the tar *source* and write it into the new file *target*; see :func:`compress`."""
+    with target.open("xb") as file:
+        return _copied(source, file, limits)
+
+
 def files_in(archive: bytes, limits: StateLimits) -> list[StateFile]:
     """Return the files and folders of a tar, compressed or not.
 

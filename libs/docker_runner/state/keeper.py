@@ -2,18 +2,18 @@
 
 The init of a container puts archives into a folder on the host (``sandbox/init/state.c``). A loop looks there for new
 ones, so the next owner of a segment continues where the last one stopped. The loop needs neither the engine nor its
-events.
+events. A container that has ended leaves its last archive on the host (:mod:`kept`), so that a restart here does not
+wait for the storage.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from libs.core.aio.backoff import Setbacks
 from libs.core.aio.key_locks import KeyLocks
@@ -22,13 +22,15 @@ from libs.core.errors import RuntimeFault
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import span
 from libs.core.process.isolation import isolated, repeat
-from libs.core.saved_state import SavedState, StateVersion
 from libs.docker_runner.containers.container import ManagedContainer
+from libs.docker_runner.containers.names import container_name_prefix
 from libs.docker_runner.containers.run_folders import RunFolders, open_regular
-from libs.docker_runner.errors import StateFenced, StateUnavailable, StateUnsaved
-from libs.docker_runner.executable import Executable
-from libs.docker_runner.state.archives import StateContent, StateLimits, StateRefused, compress, expand
+from libs.docker_runner.errors import StateUnsaved
+from libs.docker_runner.state.archives import StateContent, StateLimits, StateRefused, compress
+from libs.docker_runner.state.beginnings import StateBeginnings
+from libs.docker_runner.state.changes import Seen, look
 from libs.docker_runner.state.folder import StateFolder, StateOf
+from libs.docker_runner.state.kept import KeptStates, Unsaved
 from libs.docker_runner.state.versions import StateVersions
 
 log = get_logger(__name__)
@@ -36,32 +38,20 @@ log = get_logger(__name__)
 LOOK_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 10.0
 _PARALLEL = 4
-_PROBLEM_BYTES = 64
+_CLEAN_SECONDS = 60.0
+# A restart does not wait longer for the storage.
+_KEEP_SECONDS = 5.0
 
 SAVES = Counter(
     "runtime_state_saves_total", "Saves of the state of bots and schedules, by how they ended.", ["outcome"]
 )
 SAVED_BYTES = Counter("runtime_state_saved_bytes_total", "Bytes of compressed state that were saved.")
+UNSAVED_SECONDS = Gauge(
+    "runtime_state_unsaved_seconds",
+    "Time since the first failed attempt to save the state that has waited longest; 0 when all is saved.",
+)
 for _outcome in ("saved", "unchanged", "superseded", "refused", "failed"):
     SAVES.labels(_outcome)  # exported as 0, so that the first one shows as an increase
-
-_PROBLEMS = {
-    "too-large": "it fills STATE_LIMIT_MB",
-    "too-many-files": "it has too many files and folders",
-    "too-deep": "it has too long a path, or folders that are nested too deeply",
-    "unreadable": "the bot has closed a file or folder of it to itself",
-    "disk": "the disk of the bot's host has no room for it, or its file is larger than its limit",
-    "no-file": "links, sockets, pipes and devices in it are left out",
-}
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a look found of an archive: a new one has another."""
-
-    inode: int
-    modified_ns: int
-    size: int
 
 
 class StateKeeper:
@@ -91,15 +81,25 @@ class StateKeeper:
         # Of its own, since a large state takes a second to compress.
         self._threads = Threads("state", 2)
         self._folders: RunFolders | None = None
+        self._kept = kept = KeptStates(Path())
+        self.beginnings = StateBeginnings(versions, kept, self._threads, limits)
         self._parallel = asyncio.Semaphore(_PARALLEL)
         self._epochs: dict[int, int] = {}
-        self._done: dict[str, _Seen] = {}
+        self._done: dict[str, Seen] = {}
         self._problems: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._superseded: set[str] = set()
         # The key of the version of which this process has made the copy for readers outside.
         self._copied: dict[str, str] = {}
-        self._by_token: tuple[MutableMapping[str, Any], ...] = (self._done, self._problems, self._refused, self._copied)
+        # How the save of the archive in `_done` ended.
+        self._outcomes: dict[str, str] = {}
+        # Unix seconds of the first failure.
+        self._failing: dict[str, float] = {}
+        self._by_token: tuple[MutableMapping[str, Any], ...] = (
+            *(self._done, self._problems, self._refused, self._copied),
+            *(self._outcomes, self._failing),
+        )
+        self._next_clean = 0.0
         self._saving = KeyLocks()
         # A large state takes a second to compress, also while the storage is away.
         self._setbacks = Setbacks(LOOK_SECONDS, _LONGEST_RETRY_SECONDS, clock=clock)
@@ -107,6 +107,8 @@ class StateKeeper:
     def open(self, folders: RunFolders) -> None:
         """Use these *folders*. Call it first."""
         self._folders = folders
+        self._kept = kept = folders.kept_states(self._scope)
+        self.beginnings = StateBeginnings(self._versions, kept, self._threads, self._limits)
 
     async def close(self) -> None:
         """Accept no more work. May be repeated."""
@@ -125,64 +127,10 @@ class StateKeeper:
         problem = self._problems.get(container.token) or self._refused.get(container.token)
         return f"its state is not saved, or not all of it: {problem}" if problem else ""
 
-    # --- before a start
-
-    async def claim(self, executable: Executable) -> SavedState | None:
-        """Allow only the run of *executable* to save from now on; return its state at the start, None without one.
-
-        The state for a query is only read: the bot continues to save.
-
-        Raises:
-            StateFenced: a later owner of its segment has claimed it.
-            Retryable: the state is unknown; the bot must not start.
-        """
-        if not executable.has_state:
-            return None
-        if not executable.keeps_state:
-            return await self._versions.pointers.read(executable.id)
-        return await self._claimed(executable.id, executable.segment, executable.epoch, executable.run_id)
-
     async def claim_again(self, container: ManagedContainer) -> None:
         """Allow the run of *container* to save again, after another start of the same bot has claimed the state."""
         epoch = max(container.epoch, self._epochs.get(container.segment, 0))
-        await self._claimed(container.id, container.segment, epoch, container.run_id)
-
-    async def _claimed(self, entity_id: str, segment: int, epoch: int, run_id: str) -> SavedState | None:
-        pointers = self._versions.pointers
-        claimed = await pointers.claim(entity_id, segment=segment, epoch=epoch, run_id=run_id)
-        if claimed is None and await pointers.read(entity_id) is not None:
-            raise StateFenced(entity_id)
-        # Without a document there is no state.
-        return claimed
-
-    async def restore(self, entity_id: str, version: StateVersion | None, folder: StateFolder) -> None:
-        """Write *version*, the state at the start of a container, into *folder*.
-
-        Raises:
-            StateUnavailable: it is not there; the bot must not start.
-        """
-        if version is None:
-            return
-        packed = folder.path.parent / "restore.tar.gz"
-        with span("restore state", attributes={"runtime.state_bytes": version.archive_bytes}):
-            try:
-                packed.unlink(missing_ok=True)
-                folder.restored.unlink(missing_ok=True)
-                await self._versions.fetch(version, packed)
-                content = await self._threads.run(self._expanded, packed, folder.restored)
-                if content.sha256 != version.sha256:
-                    raise StateRefused("differs from what was saved")
-            except (RuntimeFault, StateRefused, OSError) as error:
-                await self._threads.run(folder.restored.unlink, missing_ok=True)
-                raise StateUnavailable(entity_id, version.number, str(error)) from error
-            finally:
-                await self._threads.run(packed.unlink, missing_ok=True)
-
-    def _expanded(self, packed: Path, target: Path) -> StateContent:
-        with packed.open("rb") as source:
-            content = expand(source, target, self._limits)
-        target.chmod(0o644)
-        return content
+        await self.beginnings.claimed(container.id, container.segment, epoch, container.run_id)
 
     # --- while it runs
 
@@ -192,21 +140,28 @@ class StateKeeper:
 
     async def save_changed(self) -> None:
         """Save what changed since the last look. A failure of one does not affect the others."""
-        changed = await self._threads.run(self._changed)
-        await asyncio.gather(*(self._save_one(folder, of) for folder, of in changed if self._owns(of.segment)))
+        changed, unsaved = await self._threads.run(self._changed)
+        await asyncio.gather(
+            *(self._save_one(folder, of) for folder, of in changed if self._owns(of.segment)),
+            # Of any segment: only what no later run has claimed is saved.
+            *(self._save_kept(one) for one in unsaved),
+        )
+        since = [*self._failing.values(), *(one.since for one in unsaved)]
+        UNSAVED_SECONDS.set(max(0.0, time.time() - min(since)) if since else 0.0)
 
-    def _changed(self) -> list[tuple[StateFolder, StateOf]]:
-        """Return what changed of this service, also of other workers of the host. Blocks."""
+    def _changed(self) -> tuple[list[tuple[StateFolder, StateOf]], list[Unsaved]]:
+        """Return what changed of this service and is unsaved, also of other workers of the host. Blocks."""
         assert self._folders is not None
         found = self._folders.states(self._scope)
-        live = {folder.token for folder in found}
+        unsaved = self._kept.all_unsaved(container_name_prefix(self._service))
+        live = {folder.token for folder in found} | {_kept_key(one) for one in unsaved}
         for known in self._by_token:
             for token in known.keys() - live:
                 known.pop(token, None)
         self._setbacks.forget_all_but(live)
         changed = []
         for folder in found:
-            if not self._setbacks.left_seconds(folder.token) and _look(folder) != (
+            if not self._setbacks.left_seconds(folder.token) and look(folder) != (
                 self._done.get(folder.token),
                 self._problems.get(folder.token, ""),
             ):
@@ -214,7 +169,11 @@ class StateKeeper:
                     of = folder.about()
                     if of is not None and of.service == self._service:
                         changed.append((folder, of))
-        return changed
+        if time.monotonic() >= self._next_clean:
+            self._next_clean = time.monotonic() + _CLEAN_SECONDS
+            with isolated("remove kept states"):
+                self._kept.clean()
+        return changed, unsaved
 
     async def _save_one(self, folder: StateFolder, of: StateOf) -> None:
         with isolated("save state"):
@@ -225,6 +184,7 @@ class StateKeeper:
                 await self._save(folder, of.entity_id, of.run_id, epoch)
             except StateUnsaved as error:
                 wait = self._setbacks.failed(folder.token)
+                self._failing.setdefault(folder.token, time.time())
                 log.warning(
                     "state not saved; it is tried again",
                     id=of.entity_id,
@@ -238,12 +198,138 @@ class StateKeeper:
         """Save the last state of *container*, which has ended. Quick when it is saved already. May be repeated.
 
         Raises:
-            StateUnsaved: not now; keep the container.
+            StateUnsaved: not now.
+        """
+        if not await self._save_last(container):
+            unsaved = await self._threads.run(self._kept.unsaved, container.name)
+            if unsaved is not None:
+                await self._flush(unsaved)
+
+    async def keep(self, container: ManagedContainer) -> None:
+        """Save the last state of *container*, which has ended, or keep it on this host, for its next start here.
+
+        May be repeated.
+
+        Raises:
+            StateUnsaved: neither is possible now; keep the container.
         """
         assert self._folders is not None
         folder = self._folders.state(container)
+        unsaved = None
+        try:
+            outcome = await self._save_in_time(container)
+        except StateUnsaved as error:
+            unsaved, outcome = await self._as_unsaved(container, error), "failed"
+            log.warning("last state not saved; it is kept on this host", id=container.id, reason=str(error))
+        try:
+            await self._threads.run(self._keep, container.name, folder, outcome, unsaved)
+        except OSError as error:
+            if unsaved is not None:
+                raise StateUnsaved(container.id, str(error)) from error
+            log.info("a state is not kept on this host", id=container.id, reason=str(error))
+
+    def _keep(self, name: str, folder: StateFolder, outcome: str, unsaved: Unsaved | None) -> None:
+        if unsaved is not None:
+            self._kept.keep_unsaved(unsaved, folder.saved)
+        elif outcome in ("saved", "unchanged"):
+            self._kept.keep_saved(name, folder.saved)
+            if (earlier := self._kept.unsaved(name)) is not None:
+                self._kept.drop(earlier)
+        elif outcome == "" and folder.restored.exists() and self._kept.unsaved(name) is None:
+            # It ran with what it began with.
+            self._kept.keep_saved(name, folder.restored)
+
+    async def _save_in_time(self, container: ManagedContainer) -> str:
+        try:
+            async with asyncio.timeout(_KEEP_SECONDS):
+                return await self._save_last(container)
+        except TimeoutError as error:
+            raise StateUnsaved(container.id, f"the storage has not answered within {_KEEP_SECONDS:g} s") from error
+
+    async def _as_unsaved(self, container: ManagedContainer, error: StateUnsaved) -> Unsaved | None:
+        """Return the description of a state that could not be saved; None if it may not be saved at all."""
+        try:
+            state = await self._versions.pointers.read(container.id)
+        except RuntimeFault:
+            raise error from None
         epoch = max(container.epoch, self._epochs.get(container.segment, 0))
-        await self._save(folder, container.id, container.run_id, epoch)
+        if state is None or not state.may_save(container.run_id, epoch):
+            return None
+        since = self._failing.get(container.token, time.time())
+        runs = (container.run_id,)
+        return Unsaved(
+            container.name, container.token, container.id, container.segment, epoch, runs, state.number, since
+        )
+
+    async def _save_last(self, container: ManagedContainer) -> str:
+        assert self._folders is not None
+        folder = self._folders.state(container)
+        epoch = max(container.epoch, self._epochs.get(container.segment, 0))
+        return await self._save(folder, container.id, container.run_id, epoch)
+
+    # --- what could not be saved when its container ended
+
+    async def _save_kept(self, unsaved: Unsaved) -> None:
+        key = _kept_key(unsaved)
+        if self._setbacks.left_seconds(key):
+            return
+        with isolated("save state"):
+            try:
+                await self._flush(unsaved)
+                self._setbacks.worked(key)
+            except StateUnsaved as error:
+                wait = self._setbacks.failed(key)
+                log.warning(
+                    "state not saved; it is tried again",
+                    id=unsaved.entity_id,
+                    reason=str(error),
+                    retry_in_seconds=round(wait, 2),
+                )
+
+    async def _flush(self, unsaved: Unsaved) -> None:
+        """Save *unsaved* unless there is a later state, and drop it then. May be repeated.
+
+        Raises:
+            StateUnsaved: not now.
+        """
+        epoch = max(unsaved.epoch, self._epochs.get(unsaved.segment, 0))
+        packed = self._kept.archive(unsaved).with_suffix(f".{os.urandom(4).hex()}.gz")
+        try:
+            content = await self._threads.run(self._compressed, self._kept.archive(unsaved), packed)
+            saved = await self._versions.save(
+                unsaved.entity_id,
+                packed,
+                content,
+                run_id=unsaved.run_ids[-1],
+                epoch=epoch,
+                origin="run",
+                may_save=lambda state: unsaved.is_latest(state) and state.epoch <= epoch,
+            )
+            if saved is not None:
+                SAVES.labels("saved" if saved.is_new else "unchanged").inc()
+                await self._versions.renew_copy(unsaved.entity_id, saved.version, packed)
+                await self._threads.run(self._kept.keep_saved, unsaved.name, self._kept.archive(unsaved))
+            elif await self._is_still_latest(unsaved):
+                return
+        except FileNotFoundError:
+            # Another worker of this host has dropped it.
+            return
+        except StateRefused as error:
+            log.warning("a state on this host is refused", id=unsaved.entity_id, reason=error.reason)
+            SAVES.labels("refused").inc()
+        except (RuntimeFault, OSError) as error:
+            SAVES.labels("failed").inc()
+            raise StateUnsaved(unsaved.entity_id, str(error)) from error
+        finally:
+            for left in packed.parent.glob(f"{packed.name}*"):
+                left.unlink(missing_ok=True)
+        await self._threads.run(self._kept.drop, unsaved)
+
+    async def _is_still_latest(self, unsaved: Unsaved) -> bool:
+        """Whether a run that began with it meanwhile is the one that has claimed the state."""
+        current = await self._threads.run(self._kept.unsaved, unsaved.name)
+        state = await self._versions.pointers.read(unsaved.entity_id)
+        return current is not None and state is not None and current.is_latest(state)
 
     def forget(self, container: ManagedContainer) -> None:
         """Drop what is known of a removed container."""
@@ -251,25 +337,30 @@ class StateKeeper:
             known.pop(container.token, None)
         self._setbacks.worked(container.token)
 
-    async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> None:
+    async def _save(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> str:
+        """Return how the save of the latest archive ended, in a word; "" without an archive."""
         async with self._saving.of(folder.token):
-            seen, problem = await self._threads.run(_look, folder)
+            seen, problem = await self._threads.run(look, folder)
             self._note_problem(folder, entity_id, problem)
-            if seen is None or self._done.get(folder.token) == seen:
-                # The end of a bot without a new state waits for no storage.
-                return
+            # The end of a bot without a new state waits for no storage.
+            if seen is None:
+                return ""
+            if self._done.get(folder.token) == seen:
+                return self._outcomes.get(folder.token, "")
             async with self._parallel:
                 with span("save state"):
                     outcome = await self._saved(folder, entity_id, run_id, epoch)
             SAVES.labels(outcome).inc()
-            self._done[folder.token] = seen
+            self._done[folder.token], self._outcomes[folder.token] = seen, outcome
+            self._failing.pop(folder.token, None)
             self._setbacks.worked(folder.token)
+            return outcome
 
     async def _saved(self, folder: StateFolder, entity_id: str, run_id: str, epoch: int) -> str:
         """Return how the save ended, in a word."""
         packed = folder.path.parent / f"save-{os.urandom(4).hex()}.tar.gz"
         try:
-            content = await self._threads.run(self._compressed, folder, packed)
+            content = await self._threads.run(self._compressed, folder.saved, packed)
             saved = await self._versions.save(
                 entity_id,
                 packed,
@@ -303,8 +394,8 @@ class StateKeeper:
             for left in folder.path.parent.glob(f"{packed.name}*"):
                 left.unlink(missing_ok=True)
 
-    def _compressed(self, folder: StateFolder, target: Path) -> StateContent:
-        with open_regular(folder.saved) as source:
+    def _compressed(self, archive: Path, target: Path) -> StateContent:
+        with open_regular(archive) as source:
             return compress(source, target, self._limits)
 
     def _note_problem(self, folder: StateFolder, entity_id: str, problem: str) -> None:
@@ -316,23 +407,6 @@ class StateKeeper:
         self._problems[folder.token] = problem
 
 
-def _look(folder: StateFolder) -> tuple[_Seen | None, str]:
-    """Return the archive that is there now, and why the init packs nothing. Blocks briefly."""
-    return _seen(folder), _noted(folder)
-
-
-def _noted(folder: StateFolder) -> str:
-    try:
-        with open_regular(folder.problem) as file:
-            word = file.read(_PROBLEM_BYTES).decode("ascii", "replace")
-    except OSError:
-        return ""
-    return _PROBLEMS.get(word, "")
-
-
-def _seen(folder: StateFolder) -> _Seen | None:
-    try:
-        found = folder.saved.lstat()
-    except OSError:
-        return None
-    return _Seen(found.st_ino, found.st_mtime_ns, found.st_size)
+def _kept_key(unsaved: Unsaved) -> str:
+    """Return a key for its retries, which no start has."""
+    return f"kept {unsaved.token}"

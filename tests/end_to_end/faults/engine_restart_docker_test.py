@@ -11,7 +11,19 @@ from tests.support.rigs.platform import zipped
 from tests.support.servers.own_engine import OwnEngine
 from tools.engine.ensure import Engine
 
-BOT = "import time\ndef main(id, config):\n    print('up', flush=True)\n    while True:\n        time.sleep(0.1)\n"
+BOT = """
+import pathlib, time
+count = pathlib.Path("/state/count")
+
+def main(id, config):
+    number = int(count.read_text()) if count.exists() else 0
+    print("up from", number, flush=True)
+    while True:
+        number += 1
+        count.with_name("new").write_text(str(number))
+        count.with_name("new").rename(count)
+        time.sleep(0.1)
+"""
 BOTS = ["b1", "b2"]
 
 
@@ -29,7 +41,13 @@ async def test_bots_that_a_restarted_engine_has_ended_run_again_and_their_ends_a
     # One by one, so that they come into one segment.
     before = {bot_id: await running(runner, bot_id) for bot_id in BOTS}
 
+    async def all_saved() -> bool:
+        return all([await saved_count(runner, bot_id) > 0 for bot_id in BOTS])
+
+    await eventually(all_saved)
+
     await private_engine.stop()
+    saved_before = {bot_id: await saved_count(runner, bot_id) for bot_id in BOTS}
     await private_engine.start()
 
     async def run_again() -> bool:
@@ -47,6 +65,17 @@ async def test_bots_that_a_restarted_engine_has_ended_run_again_and_their_ends_a
         return bool((await runner.readiness("w1"))["docker"]["ok"])
 
     await eventually(says_so)
+    for bot_id, count in saved_before.items():
+        found = await runner.running_with(bot_id, "up from")
+        assert found is not None
+        began_with = int(runner.output(found).split()[2])
+        assert began_with >= count > 0, "the count goes on, from what was saved or later"
+
+
+async def saved_count(runner: Deployment, bot_id: str) -> int:
+    """Return the count that a bot keeps, as of its latest saved version; 0 without one."""
+    shown = await runner.terminal().run("bot", "state", "get", bot_id, "count")
+    return int(shown.out) if shown.code == 0 else 0
 
 
 async def running(runner: Deployment, bot_id: str) -> str:
