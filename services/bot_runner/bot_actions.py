@@ -32,8 +32,9 @@ from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.runs.stop_orders import StopOrder, stop_by_order
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
+from services.bot_runner.moving import BotMover
 from services.bot_runner.notices import BotNotices
-from services.bot_runner.plan import Action, Keep, Reap, Start, Stop, WaitForRoom
+from services.bot_runner.plan import Action, Keep, Move, Reap, Start, Stop, WaitForRoom
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
@@ -81,6 +82,7 @@ class BotActions:
         memory: RestartMemory,
         notices: BotNotices,
         quotas: OwnerQuotas,
+        mover: BotMover,
         stop_grace_seconds: float,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
@@ -91,6 +93,7 @@ class BotActions:
         self._memory = memory
         self._notices = notices
         self._quotas = quotas
+        self._mover = mover
         self._stop_grace = stop_grace_seconds
         self._policy = policy or RestartPolicy()
         self._clock = clock
@@ -135,6 +138,8 @@ class BotActions:
                     await self._reap(action.container)
                 case Keep():
                     await self._fallback.keep(action.id, action.release)
+                case Move():
+                    await self._mover.move(self._memory.entity(action.id), action.order)
         except Retryable as error:
             log.warning("action failed; it is tried again", action=type(action).__name__, error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
@@ -308,6 +313,8 @@ class BotActions:
 
     async def _stop(self, action: Stop) -> None:
         container = action.container
+        if action.order is not None and not await self._mover.may_stop(self._memory.entity(action.id), action.order):
+            return
         log.info("bot is being stopped", reason=str(action.reason), container=container.name)
         stopping = self._stopping[action.id] = _Stopping(self._order(action.reason))
         try:
@@ -321,7 +328,8 @@ class BotActions:
             del self._stopping[action.id]
         # At once, since users wait for it; and before the container is removed: if this worker dies in between, the
         # next one still finds how it ended.
-        await self._records.container_ended(ended, str(order.reason))
+        is_moved = action.order is not None and order.reason == StopReason.MOVED
+        await self._records.container_ended(ended, str(order.reason), f"moved: {action.order}" if is_moved else None)
         await self._records.output_read(container)
         await self._runner.remove(container)
         log.info("bot stopped", reason=str(order.reason), container=container.name)

@@ -7,6 +7,7 @@ from libs.core.placement import key_of
 from libs.core.process.isolation import unexpected
 from libs.core.store.entities import Entity
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
+from libs.core.store.relocations import Relocation
 from libs.docker_runner.code.definition import ExecutableBuilder
 from libs.docker_runner.executable import Executable
 from services.bot_runner.desired_bot import DesiredBot, StopReason
@@ -30,16 +31,17 @@ class DesiredState:
         self._memory = memory
         self._window_seconds = window_seconds
 
-    def of(self, entity: Entity, placement: str = "") -> DesiredBot:
+    def of(self, entity: Entity, placement: str = "", relocation: Relocation | None = None) -> DesiredBot:
         """Return the desired state of *entity*. An error of its owner is a rejection, never an exception.
 
         An unreadable document leaves only its own bot undecided; the kill switch still counts.
 
         Args:
             placement: the labels that the worker of its segment must have, as text.
+            relocation: the valid order to move it.
         """
         try:
-            bot = self._read(entity, placement)
+            bot = replace(self._read(entity, placement), relocation=relocation)
         except Exception as error:  # noqa: BLE001 - one broken document must not hide the others of its segment
             unexpected("read bot", error, bot=entity.id)
             bot = _broken(entity, error)

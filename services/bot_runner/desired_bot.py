@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from libs.core.store.releases import Rejection, Release, Version
+from libs.core.store.relocations import Relocation
 from libs.docker_runner.executable import Executable
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.verdicts import Unknown, Verdict
@@ -22,6 +23,8 @@ class StopReason(StrEnum):
     REJECTED = "rejected"
     MISPLACED = "misplaced"
     """Its placement is not that of its segment, to whose worker it does not belong."""
+    MOVED = "moved"
+    """It moves to another segment, as ordered."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class DesiredBot:
         release: the accepted versions, as stored in the document.
         release_is_void: the bot was idle since, and has another version now: an earlier one must not run.
         accepted: the last accepted version, if it is not the newest; None when it cannot be built either.
+        relocation: the order to move it to another segment; None without a valid one.
         stored_status: the status in its document.
         trace: of the current event.
     """
@@ -56,6 +60,7 @@ class DesiredBot:
     release: Release = field(default_factory=Release)
     release_is_void: bool = False
     accepted: Executable | None = None
+    relocation: Relocation | None = None
     stored_status: Mapping[str, object] = field(default_factory=dict)
     trace: Mapping[str, str] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from libs.core.store.releases import Release
+from libs.core.store.relocations import Relocation
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.engine.room import Reservations, Shortage
 from libs.docker_runner.executable import Executable
@@ -29,6 +30,16 @@ class Stop:
     id: str
     container: ManagedContainer
     reason: StopReason
+    order: Relocation | None = None
+    """The order to move it, for that reason."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Move a bot, which has no container, to another segment, whose owner starts it."""
+
+    id: str
+    order: Relocation
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Keep:
     release: Release
 
 
-Action = Start | Stop | Reap | Keep
+Action = Start | Stop | Reap | Keep | Move
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,14 @@ def plan(
         elif choice.release is not None:
             actions.append(Keep(container.id, choice.release))
             kept.append(container)
-        elif choice.undecided or matches(choice, container):
+        elif choice.undecided:
             kept.append(container)
+        elif matches(choice, container):
+            order = bot.relocation if bot is not None else None
+            if order is not None and order.may_stop(now):
+                actions.append(Stop(container.id, container, StopReason.MOVED, order))
+            else:
+                kept.append(container)
         else:
             actions.append(Stop(container.id, container, _why(choice, container)))
     for bot in desired.values():
@@ -137,12 +154,16 @@ def plan(
         choice = chosen(bot, None)
         if choice.absence is not None:
             absent[bot.id] = choice.absence
+            if choice.absence is StopReason.DISABLED and bot.relocation is not None:
+                actions.append(Move(bot.id, bot.relocation))
         elif choice.release is not None:
             actions.append(Keep(bot.id, choice.release))
         elif choice.run is None:
             continue
         elif not bot.history.may_start(now):
             times.append(bot.history.not_before)
+        elif bot.relocation is not None:
+            actions.append(Move(bot.id, bot.relocation))
         elif (short := _shortage(room, choice.run)) is not None:
             waiting.append(WaitForRoom(bot.id, choice.run, short))
         else:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from libs.core.room import MIB, Need
 from libs.core.store.releases import Rejection, RejectionReason, Release, Version
+from libs.core.store.relocations import STOP_SECONDS, Relocation
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.engine.room import Reservations
 from libs.docker_runner.executable import CodeRef, Entrypoint, Executable, Placement
 from services.bot_runner.desired_bot import DesiredBot, StopReason
-from services.bot_runner.plan import Keep, Reap, Start, Stop, plan
+from services.bot_runner.plan import Keep, Move, Reap, Start, Stop, plan
 from services.bot_runner.restarts import RestartHistory
 from services.bot_runner.verdicts import Ready, Refused, Unknown, Verdict
 
@@ -349,3 +350,58 @@ def test_without_knowledge_of_room_every_bot_is_tried() -> None:
     decided = plan({f"b{number}": bot(f"b{number}") for number in range(50)}, [], NOW, None)
 
     assert len(decided.actions) == 50
+
+
+def order(*, left_seconds: float = STOP_SECONDS + 1) -> Relocation:
+    return Relocation("o", 1, 2, revision=1, reason="compaction", deadline=NOW + left_seconds)
+
+
+def test_bot_that_is_ordered_to_move_is_stopped_first_and_then_moved() -> None:
+    moving = replace(bot(), relocation=order())
+
+    assert plan({"b1": moving}, [container()], NOW).actions == [
+        Stop("b1", container(), StopReason.MOVED, moving.relocation)
+    ]
+    assert plan({"b1": moving}, [], NOW).actions == [Move("b1", order())]
+
+
+def test_bot_is_not_stopped_for_a_move_with_too_little_time_left_for_its_grace_period() -> None:
+    late = replace(bot(), relocation=order(left_seconds=STOP_SECONDS))
+
+    planned = plan({"b1": late}, [container()], NOW)
+
+    assert (planned.actions, planned.kept) == ([], [container()])
+
+
+def test_dead_container_of_a_moving_bot_is_reaped_before_it_moves() -> None:
+    dead = container(state=ContainerState.EXITED)
+
+    assert plan({"b1": replace(bot(), relocation=order())}, [dead], NOW).actions == [Reap("b1", dead)]
+
+
+def test_bot_in_backoff_is_not_moved_before_it_ends() -> None:
+    failing = replace(bot(not_before=NOW + 5), relocation=order())
+
+    planned = plan({"b1": failing}, [], NOW)
+
+    assert (planned.actions, planned.next_round_at) == ([], NOW + 5)
+
+
+@pytest.mark.parametrize("reason", [StopReason.KILLED, StopReason.STOPPED, StopReason.MISPLACED])
+def test_bot_that_must_not_run_is_not_moved(reason: StopReason) -> None:
+    assert plan({"b1": replace(bot(), relocation=order(), absence=reason)}, [], NOW).actions == []
+
+
+def test_disabled_bot_is_moved_and_still_counts_as_disabled() -> None:
+    disabled = replace(bot(), relocation=order(), absence=StopReason.DISABLED)
+
+    planned = plan({"b1": disabled}, [], NOW)
+
+    assert planned.actions == [Move("b1", order())]
+    assert planned.absent == {"b1": StopReason.DISABLED}
+
+
+def test_version_that_waits_to_be_accepted_is_accepted_before_its_bot_moves() -> None:
+    moving = replace(updated(verdict=Ready("e2")), relocation=order())
+
+    assert isinstance(plan({"b1": moving}, [container()], NOW).actions[0], Keep)

@@ -14,6 +14,7 @@ from libs.core.observability.tracing import Attributes, span
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity, EntityStore
+from libs.core.store.relocations import Relocation
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
@@ -145,7 +146,7 @@ class SegmentReconciler:
                 self._earlier_closed = await self._records.close_all_earlier(alive)
         with isolated("look after starts"):
             await self._actions.record_failed_starts(actual, unsettled)
-        desired = {entity.id: self._desired_state.of(entity, placement) for entity in entities}
+        desired = {one.id: self._desired_state.of(one, placement, self._order_for(one)) for one in entities}
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
@@ -163,7 +164,11 @@ class SegmentReconciler:
             if action.id not in unsettled and self._setbacks.left_seconds(_key(action)) == 0:
                 if isinstance(action, Start):
                     self._keep_place(action.executable)
-                elif isinstance(action, Stop) and (executable := wanted.get(action.id)) is not None:
+                elif (
+                    isinstance(action, Stop)
+                    and action.reason is not StopReason.MOVED
+                    and (executable := wanted.get(action.id)) is not None
+                ):
                     # A bot that is stopped for a restart does not lose its room to a waiting one.
                     self._keep_place(executable)
                 self._begin(action, desired.get(action.id), tasks)
@@ -184,6 +189,12 @@ class SegmentReconciler:
             with isolated("note revisions"):
                 await self._revisions.note(entities, desired)
         return self._sooner(decided.next_round_at)
+
+    def _order_for(self, entity: Entity) -> Relocation | None:
+        """Return the valid order to move *entity* to another segment."""
+        order, segment_id = entity.relocation, self._owned.segment_id
+        is_valid = order is not None and order.holds(segment_id, entity.revision, self._clock())
+        return order if is_valid else None
 
     async def _move_misplaced(self, entities: Sequence[Entity]) -> None:
         """Move bots without a container to segments of their placement.

@@ -147,9 +147,9 @@ class BotRecords(RunHistory):
         """Read the rest of a dead container's output, before it is removed."""
         await self._logs.finish(container)
 
-    async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
+    async def container_ended(self, ended: Ended, reason: str | None = None, message: str | None = None) -> None:
         """Record why a container ended: *reason*, or the engine's reason."""
-        await super().container_ended(ended, reason)
+        await super().container_ended(ended, reason, message)
         self._adopted.discard(ended.container.run_id)
 
     async def segment_ended(self, ended: Sequence[Ended]) -> None:
@@ -169,6 +169,15 @@ class BotRecords(RunHistory):
             keep=keep,
             are_over=are_over,
         )
+
+    async def are_closed(self, bot_id: str) -> bool:
+        """Whether the end of each of the bot's runs in this segment is recorded."""
+        wanted = RunFilter(entity_id=bot_id, segment_id=self._segment_id, open=True)
+        return not await self._runs.list(wanted, limit=1)
+
+    async def output_is_stored(self, bot_id: str, within_seconds: float) -> bool:
+        """Upload the bot's output; return whether nothing of it is left on this host's disk."""
+        return await self._logs.stored(bot_id, within_seconds)
 
     def forget_all_but(self, bot_ids: Collection[str]) -> None:
         """Drop the state of removed bots."""

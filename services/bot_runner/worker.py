@@ -31,6 +31,7 @@ from services.bot_runner.bot_actions import BotActions
 from services.bot_runner.checks import Checker, VersionChecks
 from services.bot_runner.desired import DesiredState
 from services.bot_runner.metrics import BotsCollector
+from services.bot_runner.moving import BotMover
 from services.bot_runner.notices import BotNotices
 from services.bot_runner.reconciler import SegmentReconciler
 from services.bot_runner.records import BotRecords
@@ -155,6 +156,7 @@ def segment_reconciler(
             memory=memory,
             notices=notices,
             quotas=quotas,
+            mover=BotMover(owned, entities=entities, records=records, wake_ups=wake_ups),
             stop_grace_seconds=stop_grace_seconds,
             policy=policy,
             clock=clock,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from libs.core.leases.lease import Holder
+from libs.core.store.relocations import COMPACTION
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.executable import Executable
 from tests.support.eventually import eventually
@@ -170,3 +171,92 @@ async def other_segment(rig: ScheduleRig, segment: int) -> int:
     """The segment of the schedule once it is not *segment*; 0 before."""
     found = (await rig.state()).entity.segment_id
     return found if found != segment else 0
+
+
+async def order(rig: ScheduleRig, *, target: int = 2) -> None:
+    """Order the schedule to move from segment 1, and give the target an owner and another entity."""
+    await rig.collection.insert_one(
+        {"id": "other", "segment_id": target, "revision": 1, "config": {"enabled": False}, "custom": {}}
+    )
+    await rig.collection.database["partitions"].insert_one({"_id": target, "bot_count": 1})
+    await rig.leases.acquire(target, Holder("w-new", "i", "new"))
+    entity = (await rig.state()).entity
+    assert await rig.entities.relocations.order(
+        entity.as_read, origin=1, target=target, revision=entity.revision, reason=COMPACTION
+    )
+
+
+async def test_idle_schedule_that_is_ordered_to_move_keeps_its_next_time(rig: ScheduleRig) -> None:
+    old = FakeHost("old", run_seconds=None)
+    await rig.deploy(schedule="0 0 0 1 1 *")
+    async with owned_in(rig, 1, old) as owner:
+        next_at = await eventually(lambda: next_of(rig))
+        await order(rig)
+        owner.wake()
+        await eventually(lambda: other_segment(rig, 1))
+
+    state = await rig.state()
+    assert (state.entity.segment_id, state.next_at) == (2, next_at)
+    assert state.entity.relocation is not None
+    assert state.entity.relocation.moved_at is not None
+    assert await rig.entities.partitions.occupied() == {2: 2}
+
+
+async def next_of(rig: ScheduleRig) -> int | None:
+    return (await rig.state()).next_at
+
+
+async def test_schedule_that_runs_or_is_due_soon_moves_only_afterwards(rig: ScheduleRig) -> None:
+    old = FakeHost("old", run_seconds=None)
+    await rig.deploy(schedule="* * * * * *")
+    async with owned_in(rig, 1, old) as owner:
+        [container] = await eventually(lambda: old.alive("s"))
+        await order(rig)
+        owner.wake()
+        await eventually(lambda: later_than(rig, container))
+        assert (await rig.state()).entity.segment_id == 1
+        assert await rig.entities.relocations.any_ordered()
+        assert old.alive("s")
+
+
+async def later_than(rig: ScheduleRig, container: ManagedContainer) -> bool:
+    """Whether a later firing of the schedule was dropped, while *container* runs."""
+    return (await rig.state()).fired_at > (await rig.state()).firing.at if (await rig.state()).firing else False  # type: ignore[union-attr]
+
+
+async def test_schedule_whose_output_is_not_stored_stays(rig: ScheduleRig) -> None:
+    old = FakeHost("old", run_seconds=None, logs_are_stored=False)
+    await rig.deploy(schedule="0 0 0 1 1 *")
+    async with owned_in(rig, 1, old) as owner:
+        await eventually(lambda: next_of(rig))
+        await order(rig)
+        owner.wake()
+        await eventually(lambda: is_refused(rig))
+
+    assert (await rig.state()).entity.segment_id == 1
+
+
+async def is_refused(rig: ScheduleRig) -> bool:
+    return not await rig.entities.relocations.any_ordered()
+
+
+async def test_claim_of_an_owner_that_has_not_read_the_move_is_refused(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="0 0 0 1 1 *")
+    before = (await rig.state()).expected
+    await rig.set("s", segment_id=2)
+
+    assert not await rig.entities.compare_and_set("s", before, {"scheduler.fired_at": 1})
+
+
+async def test_schedule_with_an_active_firing_does_not_move(rig: ScheduleRig) -> None:
+    await rig.deploy(schedule="0 0 0 1 1 *")
+    await order(rig)
+    state = await rig.state()
+    await rig.set("s", **{"scheduler.firing": {"run_id": "r", "at": 1}})
+    assert state.entity.relocation is not None
+
+    moved = await rig.entities.relocations.carry_out(
+        "s", state.entity.config, state.entity.relocation, {"scheduler.firing": None}
+    )
+
+    assert not moved

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from libs.core.aio.gathering import Gathered
 from libs.core.run_record import RunRecord
 from libs.core.store.leases import LeaseStore
-from libs.core.store.runs import LiveRuns, RunStore
+from libs.core.store.runs import LiveRuns, RunFilter, RunStore
 from libs.docker_runner.containers.container import Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import Executable
@@ -30,6 +30,9 @@ class Output(Protocol):
 
     async def finish(self, container: ManagedContainer) -> bool:
         """Read the rest of the output of a dead container."""
+
+    async def stored(self, entity_id: str, limit_seconds: float) -> bool:
+        """Upload the output of an entity; return whether nothing of it is left on this host's disk."""
 
 
 class RunRecords(RunHistory):
@@ -56,6 +59,15 @@ class RunRecords(RunHistory):
     def follow(self, container: ManagedContainer) -> None:
         """Follow the container's output."""
         self._output.follow(container)
+
+    async def are_closed(self, schedule_id: str) -> bool:
+        """Whether the end of each of the schedule's runs in this segment is recorded."""
+        wanted = RunFilter(entity_id=schedule_id, segment_id=self._segment_id, open=True)
+        return not await self._runs.list(wanted, limit=1)
+
+    async def output_is_stored(self, schedule_id: str, within_seconds: float) -> bool:
+        """Upload the schedule's output; return whether nothing of it is left on this host's disk."""
+        return await self._output.stored(schedule_id, within_seconds)
 
     async def output_read(self, container: ManagedContainer) -> None:
         """Read the rest of a dead container's output, before it is removed."""

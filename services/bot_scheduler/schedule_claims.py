@@ -6,6 +6,7 @@ from typing import Any
 
 from libs.core.room import Need
 from libs.core.store.entities import Change, Entity, EntityStore
+from libs.core.store.relocations import Relocation
 from libs.docker_runner.containers.run_records import Recorder
 from libs.docker_runner.executable import new_run_id
 from libs.docker_runner.runs.attempt import AttemptResult
@@ -98,6 +99,15 @@ class ScheduleClaims:
     async def move(self, state: ScheduleState) -> int | None:
         """Move a schedule that runs nowhere to a segment of its placement; see :meth:`EntityStore.move`."""
         return await self._entities.move(state.entity)
+
+    async def carry_out(self, state: ScheduleState, order: Relocation) -> bool:
+        """Move a schedule without an active firing as ordered; see :meth:`RelocationStore.carry_out`."""
+        entity = state.entity
+        return await self._entities.relocations.carry_out(entity.id, entity.config, order, {FIRING: None})
+
+    async def refuse(self, state: ScheduleState, order: Relocation) -> None:
+        """End an order to move a schedule, which stays."""
+        await self._entities.relocations.refuse(state.id, order)
 
     async def fence(self, segment_id: int) -> None:
         """Fence earlier owners: their claims can no longer be written, whenever they were sent. May be repeated.

@@ -26,7 +26,9 @@ from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.dropping import DroppedFirings
 from services.bot_scheduler.ending import StopReason, utc
+from services.bot_scheduler.moving import ScheduleMover
 from services.bot_scheduler.records import RunRecords
+from services.bot_scheduler.rest import is_idle
 from services.bot_scheduler.run import ScheduledRun
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Condition, ScheduleState
@@ -70,6 +72,7 @@ class SegmentScheduler:
         self._kit = kit
         self._claims: ScheduleClaims = kit.claims
         self._records: RunRecords = kit.records
+        self._mover = ScheduleMover(kit.owned, kit.claims, kit.records, wake_ups)
         self._takeover = takeover
         self._scan_interval = scan_interval_seconds
         self._clock = kit.clock
@@ -167,6 +170,7 @@ class SegmentScheduler:
             self._dropped.record(schedule_id, tasks)
         await self._take_over(tasks)
         await self._move_misplaced()
+        await self._move_ordered()
         self._pulse.set()
         return min(self._scan_interval, _ELSEWHERE_SECONDS) if self._elsewhere else self._scan_interval
 
@@ -217,6 +221,24 @@ class SegmentScheduler:
                     self._forget(state.id)
                     await self._wake_ups.segments_changed([segment_id])
                     await self._wake_ups.partitions_changed()
+
+    async def _move_ordered(self) -> None:
+        """Move schedules as the leading master ordered. One that is active or due soon stays while it is."""
+        for state in list(self._states.values()):
+            order = self._mover.order_for(state, self._clock())
+            if order is None or self._is_busy(state) or state.id in self._claiming:
+                continue
+            if not is_idle(state, self._clock()):
+                continue
+            # No firing of it is claimed meanwhile.
+            self._times.put(state.id, None)
+            moved = False
+            with isolated("move schedule"):
+                moved = await self._mover.moved(state, order)
+            if moved:
+                self._forget(state.id)
+            else:
+                self._plan(state.id)
 
     def _is_misplaced(self, state: ScheduleState) -> bool:
         """Whether its placement is not that of the segment, so that this worker must not run it."""

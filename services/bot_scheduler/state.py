@@ -207,8 +207,9 @@ class ScheduleState:
 
     @property
     def expected(self) -> dict[str, object]:
-        """The condition of a claim: the document is unchanged since it was read."""
-        return {**self.entity.as_read, NEXT: self.entity.document.get(NEXT)}
+        """The condition of a claim: the document is unchanged, and in its segment, since it was read."""
+        document = self.entity.document
+        return {**self.entity.as_read, "segment_id": document.get("segment_id"), NEXT: document.get(NEXT)}
 
     @classmethod
     def of(cls, entity: Entity) -> "ScheduleState":

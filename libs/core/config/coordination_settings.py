@@ -212,6 +212,29 @@ class PartitionSettings(Group):
     ] = 10
 
 
+class CompactionSettings(Group):
+    """The merging of half-empty segments."""
+
+    enabled: Annotated[
+        bool,
+        Named("COMPACTION"),
+        Field(
+            description="whether the leading master merges half-empty segments of bots and schedules, one entity at a "
+            "time, when that saves a segment"
+        ),
+    ] = True
+    pause_seconds: Annotated[
+        Seconds,
+        Named("COMPACTION_PAUSE_SECONDS", unit="seconds"),
+        Field(
+            ge=0.1,
+            le=86_400,
+            description="how long nothing may have changed, such as the owner of a segment, before an entity is moved; "
+            "at the same time the pause between two moves",
+        ),
+    ] = 120.0
+
+
 class ScanSettings(Group):
     """The interval of reading the state without events."""
 

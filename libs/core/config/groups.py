@@ -4,6 +4,7 @@ from libs.core.config.connection_settings import MongoSettings, NatsSettings, St
 from libs.core.config.container_settings import ContainerSettings, MaximaSettings
 from libs.core.config.coordination_settings import (
     AutoscalerSettings,
+    CompactionSettings,
     BatchSettings,
     CoordinationSettings,
     IdentitySettings,
@@ -38,6 +39,7 @@ GROUPS: tuple[type[Group], ...] = (
     HistorySettings,
     RetentionSettings,
     AutoscalerSettings,
+    CompactionSettings,
     BatchSettings,
     ContainerSettings,
     MaximaSettings,

@@ -160,6 +160,10 @@ class Master:
         """The worker id of the leading master, as last read."""
         return self._campaign.leader
 
+    def now(self) -> float:
+        """Return MongoDB's time, Unix seconds."""
+        return self._segments.now()
+
     async def leader_addresses(self) -> Sequence[str]:
         """Return the addresses at which another master, the leader, listens for workers; empty if none is known."""
         leader = await self.leader_directory.find()

@@ -13,6 +13,7 @@ from libs.core.aio.wake import Wake
 from libs.core.config.connection_settings import NatsSettings
 from libs.core.config.coordination_settings import (
     AutoscalerSettings,
+    CompactionSettings,
     CoordinationSettings,
     LeaseSettings,
     PartitionSettings,
@@ -70,6 +71,7 @@ class MasterSettings(ProcessSettings):
     transport: TransportSettings
     partitions: PartitionSettings
     autoscaler: AutoscalerSettings
+    compaction: CompactionSettings
     retention: RetentionSettings
     queries: QuerySettings
 

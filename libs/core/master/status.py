@@ -51,7 +51,7 @@ class WorkerStatus:
     *demands* is the need of each held segment's entities; *refused* are assigned segments that it cannot acquire now,
     with the reason; *room* is the free room of its engine. *cordoned*: an operator lets it receive no new segments;
     *drained*: its segments also move to other workers; *cordon_reason* is the operator's reason. *labels* are what
-    segments may require of it.
+    segments may require of it. *template* is what it was made from, or its version.
     """
 
     worker_id: str
@@ -75,6 +75,7 @@ class WorkerStatus:
     drained: bool = False
     cordon_reason: str = ""
     labels: Sequence[str] = ()
+    template: str = ""
 
     @property
     def hindrance(self) -> str:
@@ -190,6 +191,7 @@ def worker_status(worker: Worker, now: float) -> WorkerStatus:
         drained=worker.cordon is not None and worker.cordon.drain,
         cordon_reason=worker.cordon.reason if worker.cordon is not None else "",
         labels=[f"{key}={value}" for key, value in sorted(identity.labels)],
+        template=identity.template or identity.version,
     )
 
 

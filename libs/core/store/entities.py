@@ -16,6 +16,7 @@ from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import Hold, Holds, HoldStore
 from libs.core.store.numbers import with_integers
 from libs.core.store.partitions import PartitionStore
+from libs.core.store.relocations import MOVED_AWAY, MOVES, PLACEMENT, Relocation, RelocationStore
 from libs.core.store.tombstones import TombstoneStore
 from libs.core.timestamps import nanoseconds_of
 
@@ -126,6 +127,11 @@ class Entity:
         return _text(_object(self.document.get(RESTART_FIELD)).get("id"))
 
     @property
+    def relocation(self) -> Relocation | None:
+        """The order to move it to another segment, or its last move."""
+        return Relocation.of(self.document)
+
+    @property
     def as_read(self) -> Document:
         """The fields by which it is recognised as unchanged by events since it was read, and not recreated.
 
@@ -169,6 +175,7 @@ class EntityStore:
         self._writer = EntityWriter(database, collection, partitions, self._tombstones, derive)
         self.partitions = partitions
         self.holds = HoldStore(database)
+        self.relocations = RelocationStore(database, collection, partitions)
 
     async def ensure_indexes(self) -> None:
         """Create all indexes that event processing needs. May be repeated, and run in several processes at once.
@@ -217,10 +224,12 @@ class EntityStore:
         held = await self.partitions.held_slots([entity.segment_id])
         unchanged = {**entity.as_read, "segment_id": entity.segment_id}
         with translated():
-            result = await self._entities.update_one(unchanged, {"$set": {"segment_id": slot.segment_id}})
+            moved = {"$set": {"segment_id": slot.segment_id}, "$unset": dict.fromkeys(MOVED_AWAY, "")}
+            result = await self._entities.update_one(unchanged, moved)
         if not result.modified_count:
             await self.partitions.release([slot])
             return None
+        MOVES.labels(PLACEMENT).inc()
         await self.partitions.confirm([slot])
         await self.partitions.release(list(held.values()))
         return slot.segment_id

@@ -32,6 +32,7 @@ _OURS = {
     "release",
     "restart",
     "backtest",
+    "relocation",
 }
 _MILLISECOND = 1_000_000
 

@@ -122,6 +122,10 @@ class PartitionRoom:
             query["$nor"] = [{"lease.worker_id": {"$in": cordoned}, "$expr": LIVE}]
         return query
 
+    async def accepting(self, segment_id: int, placement: str) -> Document:
+        """Return the query for this partition if it has room, entities, and a live owner that is not cordoned."""
+        return {**await self._with_room(placement), "_id": segment_id, "$expr": _OWNED_AND_OCCUPIED}
+
     async def catch_up_counter(self) -> None:
         """Raise the counter to the highest partition: an older database may have partitions beyond it."""
         newest = await self._partitions.find_one({}, {"_id": 1}, sort=[("_id", -1)])
@@ -168,6 +172,7 @@ def spread(count: int, rooms: Sequence[Room], rng: random.Random) -> Counter[int
     return chosen
 
 
+_OWNED_AND_OCCUPIED = {"$and": [LIVE, {"$gt": ["$bot_count", 0]}]}
 _PREFERENCE = {
     "$cond": [
         LIVE,

@@ -122,6 +122,19 @@ class PartitionStore:
                     await asyncio.sleep(self._rng.uniform(0, _CONTENDED_SECONDS))
         return slots
 
+    async def claim_in(self, segment_id: int, placement: str) -> Slot | None:
+        """Claim a slot in this partition; None unless it accepts one, see :meth:`accepts`. Used like :meth:`claim`."""
+        with translated():
+            accepting = await self._room.accepting(segment_id, placement)
+            slots = await self._take(segment_id, 1, accepting)
+        return slots[0] if slots else None
+
+    async def accepts(self, segment_id: int, placement: str) -> bool:
+        """Whether this partition has room for an entity of *placement*, and an owner that is not cordoned."""
+        with translated():
+            accepting = await self._room.accepting(segment_id, placement)
+            return await self._partitions.find_one({"_id": segment_id, **accepting}, {"_id": 1}) is not None
+
     def check(self, slots: Iterable[Slot]) -> None:
         """Call it right before an insert.
 
@@ -215,10 +228,10 @@ class PartitionStore:
             slots += await self._take(segment_id, number)
         return slots
 
-    async def _take(self, segment_id: int, number: int) -> list[Slot]:
+    async def _take(self, segment_id: int, number: int, accepting: Document | None = None) -> list[Slot]:
         claimed = time.monotonic()
         after = await self._partitions.find_one_and_update(
-            {"_id": segment_id, "bot_count": {"$lte": self._cap - number}},
+            {**(accepting or {}), "_id": segment_id, "bot_count": {"$lte": self._cap - number}},
             {"$inc": {"bot_count": number}, "$currentDate": {"claimed_at": True}},
             {"bot_count": 1, "repairs": 1},
             return_document=ReturnDocument.AFTER,

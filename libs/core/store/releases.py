@@ -189,9 +189,11 @@ class Release:
 def condition_for(entity: Entity, epoch: int) -> dict[str, Any]:
     """Return the condition on the document under which the owner of *epoch* may write the release of *entity*.
 
-    The same document, not one recreated under the id, and not yet written by a later owner.
+    The same document in the same segment, not one recreated under the id, and not yet written by a later owner.
     """
-    return {"_id": entity.document["_id"], f"{FIELD}.epoch": {"$not": {"$gt": epoch}}}
+    # Epochs of different segments cannot be compared; a move removes the one of the former segment.
+    unmoved = {"_id": entity.document["_id"], "segment_id": entity.document.get("segment_id")}
+    return {**unmoved, f"{FIELD}.epoch": {"$not": {"$gt": epoch}}}
 
 
 def effective(entity: Entity) -> Entity:

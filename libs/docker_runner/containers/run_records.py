@@ -100,11 +100,14 @@ def _told(ended: Ended) -> str | None:
     return ended.message or None
 
 
-async def write_down(history: History, recorder: Recorder, ended: Ended, reason: str | None = None) -> bool:
+async def write_down(
+    history: History, recorder: Recorder, ended: Ended, reason: str | None = None, message: str | None = None
+) -> bool:
     """Record how a container ended, whether or not its start was recorded. May be repeated.
 
     Args:
         reason: why it was ended; None for the engine's reason.
+        message: a sentence about that; None for the engine's.
 
     Returns:
         False when another end was recorded before; that one stays.
@@ -112,4 +115,4 @@ async def write_down(history: History, recorder: Recorder, ended: Ended, reason:
     at = ended.finished_at or datetime.now(UTC)
     container = ended.container
     record = await history.get(container.run_id) or of_container(container, recorder, ended.started_at or at)
-    return await history.finish(with_end(record, ended, reason=reason or str(ended.reason), at=at))
+    return await history.finish(with_end(record, ended, reason=reason or str(ended.reason), at=at, message=message))

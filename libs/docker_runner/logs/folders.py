@@ -92,6 +92,13 @@ def with_output(directory: Path, known: Collection[str]) -> list[str]:
     ]
 
 
+def has_output_of(directory: Path, known: Collection[str], entity_id: str) -> bool:
+    """Whether a folder of this entity, except *known* ones, has output that is not uploaded."""
+    names = with_output(directory, known) if directory.is_dir() else []
+    owners = (LogFolder(directory / name).owner() for name in names)
+    return any(owner is not None and owner.entity_id == entity_id for owner in owners)
+
+
 def remove_finished(directory: Path, live: Collection[str], known: Collection[str]) -> int:
     """Remove unknown folders without output and without a *live* container; return how many."""
     removed = 0

@@ -138,6 +138,10 @@ class LogFollowing:
         log.warning("the end of a container's output was not read in time", entity=container.id)
         return False
 
+    async def stored(self, entity_id: str, limit_seconds: float) -> bool:
+        """Upload the output of a bot that was read so far; return whether nothing of it is left on this host's disk."""
+        return await self._uploads.empty(entity_id, limit_seconds)
+
     def _begin(self, group: asyncio.TaskGroup, container: ManagedContainer, following: _Following) -> None:
         # It outlives the start in which it is created.
         with outside():

@@ -12,7 +12,7 @@ from libs.core.process.isolation import isolated
 from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.logs.bot_log import BotLog
 from libs.docker_runner.logs.budget import SpoolBudget
-from libs.docker_runner.logs.folders import LogFolder, LogOwner, remove_finished, with_output
+from libs.docker_runner.logs.folders import LogFolder, LogOwner, has_output_of, remove_finished, with_output
 from libs.docker_runner.logs.objects import LogObjects
 
 _LOCK_POLL_SECONDS = 0.1
@@ -104,6 +104,10 @@ class OpenLogs:
         for bot in self:
             self.close(bot)
         self.executor.shutdown(wait=False)
+
+    async def has_output(self, entity_id: str) -> bool:
+        """Whether the log of this bot, which is not open here, has output that is not uploaded."""
+        return await self.run(partial(has_output_of, self._directory, frozenset(self._logs), entity_id))
 
     async def remove_finished(self, live: Collection[str]) -> int:
         """Remove the folders of bots whose container is not *live* and whose output is uploaded; return how many."""

@@ -116,6 +116,14 @@ class LogUploads:
             return False
         return True
 
+    async def empty(self, entity_id: str, limit_seconds: float) -> bool:
+        """Upload the output of this bot now; return whether nothing of it is left on this host's disk."""
+        bot = self._logs.of(entity_id)
+        if bot is None:
+            return not await self._logs.has_output(entity_id)
+        await self.upload_once([bot] if bot.spool.pending_bytes else [], limit_seconds)
+        return not bot.spool.pending_bytes
+
     async def upload_rest(self, segment: int) -> None:
         """Upload the output of the segment's bots, while this is allowed after its release."""
 

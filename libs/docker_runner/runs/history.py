@@ -132,6 +132,6 @@ class RunHistory:
             are_over=are_over,
         )
 
-    async def container_ended(self, ended: Ended, reason: str | None = None) -> None:
-        """Record the end of a container without an attempt; *reason* replaces the reason of the engine."""
-        await write_down(self._history, self._recorder, ended, reason)
+    async def container_ended(self, ended: Ended, reason: str | None = None, message: str | None = None) -> None:
+        """Record the end of a container without an attempt; *reason* and *message* replace those of the engine."""
+        await write_down(self._history, self._recorder, ended, reason, message)

@@ -46,6 +46,7 @@ class FakeHost:
         away: raised by every listing of the containers.
         stale_lists: how many of the following listings show running containers as ended.
         capacity: the total of the containers' limits; None: unlimited.
+        logs_are_stored: whether output is uploaded when asked.
         stubborn: containers do not end on SIGTERM, so a graceful stop lasts until they are killed.
         graces: grace period in seconds of each stop of a running container, by entity.
         code_faults: raised by the checks and starts of the code of a key.
@@ -74,6 +75,7 @@ class FakeHost:
     parallel: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_STARTS))
     made: Callable[[ManagedContainer], None] = lambda container: None
     capacity: Need | None = None
+    logs_are_stored: bool = True
     room: EngineRoom = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,6 +171,10 @@ class FakeHost:
     async def finish(self, container: ManagedContainer) -> bool:
         """As the log pipeline."""
         return True
+
+    async def stored(self, entity_id: str, limit_seconds: float) -> bool:
+        """As the log pipeline."""
+        return self.logs_are_stored
 
     def end(self, container_id: str, code: int = 0) -> None:
         """End the container's process."""

@@ -16,6 +16,10 @@ class Death:
         self.reached = False
         self._at, self._before = at, before
 
+    def crash_at(self, writes: int) -> None:
+        """Let it crash at the *writes*-th write from now on."""
+        self.writes, self._at = 0, writes
+
     async def around(self, write: Callable[[], Awaitable[T]]) -> T:
         """Make the write, or crash."""
         if self.dead.is_set():

@@ -176,13 +176,14 @@ class BotRig:
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
         group: Any = _Group(host, owned)
         runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
+        entities: Any = _Moving(self.entities, death)
         return segment_reconciler(
             owned,
             runner=runner,
             room=host.room,
             containers=group,
             executables=self.executables(owned.lease),
-            entities=self.entities,
+            entities=entities,
             records=self.records(host, owned.lease, death=death),
             revisions=RevisionLog(self.revisions, OWNER_FIELD),
             notices=BotNotices(self._notifier(death), time.time),
@@ -202,6 +203,17 @@ class BotRig:
     def _made(self, container: ManagedContainer) -> None:
         if sum(len(host.alive(container.id)) for host in self._hosts) > 1:
             self.doubles.append(container.id)
+
+
+class _Moving:
+    """The entities; a worker may crash when it moves one to another segment."""
+
+    def __init__(self, entities: EntityStore, death: Death) -> None:
+        self._entities = entities
+        self.relocations = Mortal(entities.relocations, death, "carry_out", "refuse")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._entities, name)
 
 
 class _Group:
