@@ -16,4 +16,6 @@ def is_idle(state: ScheduleState, now: float, ahead_seconds: float = _MOVED_AHEA
     """Whether no run is active or waits, and none is due within *ahead_seconds*."""
     if state.held or state.definition is None or state.firing is not None or state.trigger is not None:
         return False
-    return not state.queued and state.next_at is not None and state.next_at >= now + ahead_seconds
+    if state.queued or state.dropped:
+        return False
+    return state.next_at is not None and state.next_at >= now + ahead_seconds

@@ -38,11 +38,12 @@ def test_schedule_without_a_run_that_is_due_later_is_at_rest() -> None:
         schedule(None),
         schedule(firing={"run_id": "r", "at": 1}),
         schedule(queued=[1]),
+        schedule(dropped=[{"firing": {"run_id": "r", "at": 1}, "reason": "missed", "dropped_at": 1.0}]),
         schedule(trigger={"id": "t", "requested_at": 1.0}),
         replace(schedule(), held=Hold(HoldTarget.everything(), datetime.now(UTC))),
         replace(schedule(), config={"schedule": "nonsense"}),
     ],
-    ids=["due soon", "overdue", "new", "runs", "queued", "triggered", "held", "invalid"],
+    ids=["due soon", "overdue", "new", "runs", "queued", "dropped", "triggered", "held", "invalid"],
 )
 def test_active_schedule_is_not_at_rest(active: Entity) -> None:
     assert not is_at_rest(active, NOW)

@@ -4,8 +4,8 @@ from libs.core.config.connection_settings import MongoSettings, NatsSettings, St
 from libs.core.config.container_settings import ContainerSettings, MaximaSettings
 from libs.core.config.coordination_settings import (
     AutoscalerSettings,
-    CompactionSettings,
     BatchSettings,
+    CompactionSettings,
     CoordinationSettings,
     IdentitySettings,
     LeaseSettings,
