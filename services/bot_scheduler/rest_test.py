@@ -38,7 +38,7 @@ def test_schedule_without_a_run_that_is_due_later_is_at_rest() -> None:
         schedule(None),
         schedule(firing={"run_id": "r", "at": 1}),
         schedule(queued=[1]),
-        schedule(dropped=[{"firing": {"run_id": "r", "at": 1}, "reason": "missed", "dropped_at": 1.0}]),
+        schedule(dropped=[{"at": 1, "run_id": "r", "reason": "missed", "dropped_at": 1.0, "message": ""}]),
         schedule(trigger={"id": "t", "requested_at": 1.0}),
         replace(schedule(), held=Hold(HoldTarget.everything(), datetime.now(UTC))),
         replace(schedule(), config={"schedule": "nonsense"}),
