@@ -30,6 +30,15 @@ PROGRAMS = (
 )
 BOOTSTRAP = ("common.sh", "debian_python39.sh", "debian_python39.sha256", "pants.txt", "pex.txt", "uv.txt")
 
+INIT = "libs/docker_runner/sandbox/init"
+# What `runtime` looks at before it needs a Python.
+DIGESTED = (
+    "requirements.lock",
+    "requirements.txt",
+    "proto/runtime/v1/a.proto",
+    *(f"{INIT}/{name}" for name in ("native.lock", "main.c", "main.h", "build.py")),
+)
+
 # Python, pip, uv and Pants in one: each call is recorded. Its name selects the Python version.
 STAND_IN = """\
 #!/bin/bash
@@ -222,6 +231,36 @@ def test_cache_that_cannot_be_written_is_an_error_with_the_remedy(
     assert line.startswith(f"{script}: cannot write to the cache folder ")
     assert folder in line
     assert line.endswith("remedy: set RUNTIME_CACHE_DIR=/path/to/a/writable/folder")
+
+
+def test_runtime_without_a_python_says_what_to_install(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in (*PROGRAMS, "readlink"):
+        programs.joinpath(name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is missing"))
+    checkout = tmp_path / "a checkout"
+    for file in DIGESTED:
+        checkout.joinpath(file).parent.mkdir(parents=True, exist_ok=True)
+        checkout.joinpath(file).touch()
+    for file in ("runtime", "tools/bootstrap/common.sh"):
+        checkout.joinpath(file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, checkout / file)
+
+    process = subprocess.run(
+        [checkout / "runtime", "setup"],
+        env={"PATH": str(programs), "RUNTIME_CACHE_DIR": str(tmp_path / "a cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert process.returncode == 3
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("runtime: needs Python 3.11, 3.12, 3.13 or 3.14 with its venv module; remedy: ")
+    assert "apt-get install python3 python3-venv" in last
+    assert "RUNTIME_PYTHON=" in last
 
 
 def test_second_run_downloads_nothing(machine: Machine) -> None:
