@@ -1,13 +1,16 @@
 """The control groups that hold the cluster's pods: made before the kubelets start, removed after they have ended."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster.layout import GROUP, NODES
+from tests.cluster.layout import GROUP, NODES, SYSTEM_GROUP
 
 _PROCESSES = 16
-"""How many processes of the machine all pods together count for when its processors are busy. By default it is one, and
-beside a build the pods would get almost no time."""
+"""How many processes of the machine all pods and the cluster's own programs together count for when its processors are
+busy. By default it is one, and beside a build they would get almost no time."""
+_WEIGHTS = {"cpu.shares": 1024, "cpu.weight": 100}
+"""Of one process, in each version of control groups."""
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 
 
@@ -25,9 +28,18 @@ def make_groups() -> None:
                 for controller in _V2_CONTROLLERS:
                     with contextlib.suppress(OSError):  # not on this machine, or in another hierarchy
                         (path / "cgroup.subtree_control").write_text(f"+{controller}")
-        for name, of_one in {"cpu.shares": 1024, "cpu.weight": 100}.items():
+        for name, of_one in _WEIGHTS.items():
             if (weight := root / GROUP / name).exists():
                 weight.write_text(str(of_one * _PROCESSES))
+                (root / GROUP / SYSTEM_GROUP).mkdir(exist_ok=True)
+
+
+def in_system_group(command: Sequence[str]) -> list[str]:
+    """Return the command that runs *command* in the group of the cluster's own programs. Make the groups before."""
+    groups = [root / GROUP / SYSTEM_GROUP for root in _hierarchies()]
+    files = [str(group / "cgroup.procs") for group in groups if group.exists()]
+    join = " && ".join([*(f"echo 0 > {file}" for file in files), 'exec "$@"'])
+    return ["sh", "-c", join, "sh", *command]
 
 
 def remove_groups() -> bool:

@@ -16,6 +16,9 @@ PROCESS = FOLDER / "process.json"
 
 GROUP = "the0-cluster"
 """The control group, in each hierarchy, below which all pods are."""
+SYSTEM_GROUP = "system"
+"""Below it, where processors are shared out, the group of the cluster's own programs. It has as much as a node's pods:
+busy pods do not keep a kubelet from probing them."""
 
 NODES = ("node-1", "node-2")
 PAUSE_IMAGE = "the0.test/pause:1"

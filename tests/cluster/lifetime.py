@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cluster import configuration
 from tests.cluster.build import ensure_programs
-from tests.cluster.control_groups import make_groups, remove_groups
+from tests.cluster.control_groups import in_system_group, make_groups, remove_groups
 from tests.cluster.daemons import python
 from tests.cluster.errors import ClusterFailedError, ClusterUnavailableError
 from tests.cluster.keys import ADMIN, CLIENTS, kubeconfig, make_keys
@@ -148,7 +148,7 @@ def _launch(listener: socket.socket) -> ProcessIdentity:
     environment = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "TMPDIR")}
     with (LOGS / "inside.log").open("ab") as log:
         process = subprocess.Popen(
-            [*namespaces, *python("tests.cluster.inside", str(listener.fileno()))],
+            in_system_group([*namespaces, *python("tests.cluster.inside", str(listener.fileno()))]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

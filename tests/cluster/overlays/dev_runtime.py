@@ -41,6 +41,21 @@ asked = urllib.request.Request(f"http://127.0.0.1:8080/api/v1/{sys.argv[1]}")
 asked.add_header("Authorization", f"Bearer {pathlib.Path(os.environ['HTTP_TOKEN_FILE']).read_text()}")
 print(urllib.request.urlopen(asked, timeout=10).read().decode())
 """
+# There too, by the Service, as the platform's API does from its own pod.
+_QUERY = """
+import json, os, pathlib, sys, urllib.request
+service, bot, path = sys.argv[1:]
+body = json.dumps({"bot_id": bot, "query_path": path, "params": {}, "timeout_sec": 60}).encode()
+asked = urllib.request.Request(f"http://{service}-master:9477/query", body)
+asked.add_header("Authorization", f"Bearer {pathlib.Path(os.environ['HTTP_TOKEN_FILE']).read_text()}")
+print(urllib.request.urlopen(asked, timeout=90).read().decode())
+"""
+# In the container of a master or worker.
+_SUM = """
+import re, sys, urllib.request
+text = urllib.request.urlopen("http://127.0.0.1:8080/metrics", timeout=30).read().decode()
+print(sum(float(value) for value in re.findall(rf"^{sys.argv[1]}(?:\\{{.*\\}})? (\\S+)$", text, re.MULTILINE)))
+"""
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,17 @@ class DevRuntime:
         place = [f"--namespace={NAMESPACE}", "exec", pod["metadata"]["name"], "--container=master", "--"]
         code, output, _ = await self.cluster.run(*place, "python3", "-c", _ASK, path)
         return json.loads(output) if code == 0 else {}
+
+    async def query(self, service: str, bot_id: str, path: str) -> Any:
+        """Return a bot's answer to a query that comes from inside the cluster."""
+        pod = (await self.pods(service, "master"))[0]["metadata"]["name"]
+        place = [f"--namespace={NAMESPACE}", "exec", pod, "--container=master", "--"]
+        return json.loads(await self.cluster.kubectl(*place, "python3", "-c", _QUERY, service, bot_id, path))
+
+    async def metric(self, pod: Any, container: str, name: str) -> float:
+        """Return the sum of a metric of a master or worker over all its labels."""
+        place = [f"--namespace={NAMESPACE}", "exec", pod["metadata"]["name"], f"--container={container}", "--"]
+        return float(await self.cluster.kubectl(*place, "python3", "-c", _SUM, name))
 
     async def replicas(self, deployment: str) -> int:
         """Return the number of pods that a Deployment requests."""
@@ -204,7 +230,6 @@ def _write_overlay(folder: Path) -> None:
         "kind": "Kustomization",
         "namespace": NAMESPACE,
         "resources": [os.path.relpath(OVERLAY.resolve(), folder.resolve())],
-        "components": [os.path.relpath((KUBERNETES / "components" / "image-cache").resolve(), folder.resolve())],
         "configMapGenerator": [{"name": "bot-runner-settings", "behavior": "merge", "literals": settings}],
         # By their tags: a stand-in has another digest than the image that it stands in for.
         "images": [{"name": name, "newTag": tag} for name, _, tag in (one.tag.partition(":") for one in STAND_INS)],
