@@ -640,11 +640,8 @@ def test_engine_is_started_by_its_script_and_workers_verify_the_groups_of_bots(
 
 
 @each_service
-def test_engine_with_a_cache_of_images_loads_them_before_its_worker_starts(
-    service: ServiceDefinition, tmp_path: Path
-) -> None:
-    folder = with_component(tmp_path, service, "image-cache")
-
+def test_engine_loads_the_images_that_its_node_keeps_before_its_worker_starts(service: ServiceDefinition) -> None:
+    folder = f"base/{service.name}"
     deployment = named(folder, "Deployment", f"{service.name}-worker")
     engine, worker = container(deployment, "engine"), container(deployment, "worker")
     volumes = {volume["name"]: volume for volume in pod_spec(deployment)["volumes"]}
@@ -670,12 +667,13 @@ def test_masters_and_workers_of_production_come_before_other_pods() -> None:
     assert len(pods) == 2 * len(SERVICES)
 
 
-def with_component(folder: Path, service: ServiceDefinition, component: str) -> str:
-    """Write an overlay of a service's base with a component, and return the folder."""
-    path = os.path.relpath(KUBERNETES, folder.resolve())
-    overlay = {"resources": [f"{path}/base/{service.name}"], "components": [f"{path}/components/{component}"]}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    return str(folder.resolve())
+@each_service
+def test_component_of_older_copies_of_overlays_changes_nothing(service: ServiceDefinition, tmp_path: Path) -> None:
+    path = os.path.relpath(KUBERNETES, tmp_path.resolve())
+    overlay = {"resources": [f"{path}/base/{service.name}"], "components": [f"{path}/components/image-cache"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+
+    assert rendered(str(tmp_path.resolve())) == rendered(f"base/{service.name}")
 
 
 @each_service

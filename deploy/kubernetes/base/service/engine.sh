@@ -11,7 +11,7 @@
 #
 # Environment: ENGINE_LIMIT_MB, the memory limit of this container; ENGINE_MEMORY_MB, that of all bots together. Without
 # the second, or with an empty one, bots get what the engine does not need itself. IMAGE_CACHE_DIR, a folder of the node
-# with archives of the images of bots (components/image-cache); without it, the engine begins empty.
+# with archives of the images of bots; without it, the engine begins empty.
 set -eu
 
 engine_needs_mb=512
