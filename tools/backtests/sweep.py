@@ -5,17 +5,20 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from libs.core.errors import Retryable
+from libs.core.errors import Retryable, UserError
 from libs.core.process.service import BACKTEST_RUNNER
 from libs.core.store.entities import EntityStore
+from services.backtest_runner.state import BacktestState
+from services.backtest_runner.verdict import CANCELLED
 from tools.backtests.cancellation import request_cancellation
 from tools.backtests.findings import findings
 from tools.backtests.grid import Point
 from tools.backtests.results import Known, known_of, state_of
 from tools.bots.code_upload import CodeUpload
+from tools.bots.config_edit import masked
 from tools.bots.deploying import Upload, announce, code_upload
 from tools.bots.folder import BotFolder
 from tools.bots.package import Package
@@ -41,6 +44,10 @@ class EventUnread(Retryable):
             f"no worker of {BACKTEST_RUNNER.name} has read the event of {backtest_id!r} within {WAIT_SECONDS:g} s; "
             f"check `runtime status`"
         )
+
+
+class SweepChanged(UserError):
+    """The sweep to continue is another one."""
 
 
 @dataclass
@@ -159,6 +166,28 @@ class Sweep:
         """Return the ids of those that were run before."""
         return [row.id for row in self.rows if await known_of(self._servers, row.id) is not None]
 
+    async def continue_earlier(self) -> None:
+        """Take over what an earlier, interrupted sweep of the same points has begun.
+
+        Completed backtests keep their results, and those that are open are waited for. A cancelled one, which cannot
+        run again, is run under its id with a number.
+
+        Raises:
+            SweepChanged: a backtest was run with another config.
+        """
+        for row in self.rows:
+            base = row.point.backtest_id
+            for number in itertools.count(2):
+                known = await known_of(self._servers, row.id)
+                if known is None:
+                    break
+                if not _was_cancelled(known):
+                    _check_config(row.point, known)
+                    _take_over(row, known)
+                    break
+                row.point = replace(row.point, backtest_id=f"{base}-{number}")
+        self._changed(self.rows)
+
     async def _round(self, entities: EntityStore, uploads: CodeUpload) -> None:
         """Read the states, and announce as many as may be open. May be repeated after any failure."""
         await self._look(entities)
@@ -222,6 +251,28 @@ class Sweep:
                 row.cancelled = await request_cancellation(self._servers, row.id)
             await self._look(entities)
             await asyncio.sleep(_POLL_SECONDS if any(row.is_open and not row.cancelled for row in left) else 0)
+
+
+def _was_cancelled(known: Known) -> bool:
+    if known.entity is not None:
+        return BacktestState.of(known.entity).cancelled_by is not None
+    return bool(known.runs) and known.runs[0].reason == CANCELLED
+
+
+def _check_config(point: Point, known: Known) -> None:
+    if known.parameters is not None and dict(known.parameters.config) != masked(point.config):
+        raise SweepChanged(
+            f"backtest {known.id!r} was run with another config; give the options of the interrupted sweep, or another "
+            f"--id without --resume"
+        )
+
+
+def _take_over(row: Row, known: Known) -> None:
+    row.began = row.announced_at = time.monotonic()
+    row.seen = True
+    if known.entity is None:
+        _ended(row, known)
+        row.seconds = known.runs[0].duration_seconds if known.runs else None
 
 
 def _ended(row: Row, known: Known) -> None:

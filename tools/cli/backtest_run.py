@@ -66,6 +66,7 @@ def run(
     set_texts: tuple[str, ...],
     sweep_texts: tuple[str, ...],
     jobs: int,
+    resume: bool,
     most: int,
     html_file: Path | None,
     local: bool,
@@ -80,7 +81,7 @@ def run(
     Exit code 1 when it failed. Ctrl-C leaves it running: `runtime backtest cancel` cancels it.
 
     With --sweep, a backtest is run for each combination of values, and a table shows the results. Exit code 1 when one
-    failed. Ctrl-C cancels those that are open.
+    failed. Ctrl-C cancels those that are open; --resume continues the sweep.
 
     With --local, no server is needed: Ctrl-C stops it, and the exit code is the backtest's.
     """
@@ -89,6 +90,8 @@ def run(
     folder = replace(folder, config=with_values(given, assignments(set_texts)))
     swept = [(key, None) for key, _ in map(assignment_parts, sweep_texts)]
     warn_of_unknown(folder.description, with_values(folder.config, swept), "backtest")
+    if resume and (backtest_id is None or not sweep_texts):
+        raise click.UsageError("--resume needs --sweep and the --id of the interrupted sweep")
     is_new = backtest_id is None
     backtest_id = backtest_id or f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if env_file is not None and not local:
@@ -105,7 +108,7 @@ def run(
     if sweep_texts:
         if no_wait:
             raise click.UsageError("--sweep has no --no-wait; leave it out")
-        flags = SweepFlags(set_texts, sweep_texts, jobs, most)
+        flags = SweepFlags(set_texts, sweep_texts, jobs, most, resume)
         return run_sweep(folder, backtest_id, flags, html_file, output, is_new=is_new, no_build=no_build)
     known, printed_text = interrupts.run(
         _run(folder, backtest_id, not no_wait, quiet=output == "json", no_build=no_build)

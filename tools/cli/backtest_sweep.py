@@ -1,5 +1,6 @@
 """The sweep of `runtime backtest run --sweep`: many backtests of one folder, and a table of their results."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,13 @@ def run_sweep(
     grid = points(base_id, folder.config, swept)
     for point in grid:
         refuse_config(folder, "backtest", point.config)
-    rows = interrupts.run(_run(folder, grid, flags.jobs, quiet=output == "json", is_new=is_new, no_build=no_build))
+    is_new = is_new or flags.resume
+    try:
+        rows = interrupts.run(_run(folder, grid, flags, quiet=output == "json", is_new=is_new, no_build=no_build))
+    except Failure as failure:
+        if failure.code is ExitCode.INTERRUPTED:
+            click.echo(f"to continue, repeat the command with --resume --id {shlex.quote(base_id)}", err=True)
+        raise
     if html_file is not None:
         # Of a result that cannot be shown, the table has the reason.
         readable = [row.id for row in rows if row.state != FINISHED or not row.detail]
@@ -81,18 +88,20 @@ def show_rows(rows: Sequence[Row]) -> None:
 
 
 async def _run(
-    folder: BotFolder, grid: Sequence[Point], jobs: int, *, quiet: bool, is_new: bool, no_build: bool
+    folder: BotFolder, grid: Sequence[Point], flags: SweepFlags, *, quiet: bool, is_new: bool, no_build: bool
 ) -> Sequence[Row]:
     folder, package = await built(folder, no_build=no_build)
     async with connected() as servers:
         with SweepProgress(quiet=quiet) as progress:
-            sweep = Sweep(servers, folder, package, grid, jobs=jobs, changed=progress.show)
+            sweep = Sweep(servers, folder, package, grid, jobs=flags.jobs, changed=progress.show)
             if not is_new and (existing := await sweep.existing()):
                 raise Failure(
                     f"backtest {existing[0]!r} already exists ({len(existing)} of {len(grid)}), and each runs only "
-                    f"once; give another --id"
+                    f"once; give another --id, or --resume to continue an interrupted sweep"
                 )
-            progress.step(f"{len(grid)} backtests, at most {jobs} at once")
+            if flags.resume:
+                await sweep.continue_earlier()
+            progress.step(f"{len(grid)} backtests, at most {flags.jobs} at once")
             try:
                 await sweep.run()
             except BaseException:

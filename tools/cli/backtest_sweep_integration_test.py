@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,42 @@ async def test_ctrl_c_cancels_open_backtests_and_starts_no_more(
     assert all(document["backtest"]["cancel"]["by"] for document in found)
     assert "0 of 9 backtests are done, 7 were not started" in err.decode()
     assert "cancelled: ma-fast=2" in err.decode()
+    assert "repeat the command with --resume --id ma" in err.decode()
+
+
+def test_resumed_sweep_keeps_results_waits_for_the_open_and_repeats_the_cancelled(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str
+) -> None:
+    sweep_of_four = ("--id", "ma", "--sweep", "fast=1,2,3,4")
+    results = f"{bucket_prefix}results"
+    for fast in (1, 2, 3):
+        commands.text("backtest", "run", BACKTEST, "--id", f"ma-fast={fast}", "--set", f"fast={fast}", "--no-wait")
+    run = {"_id": "r", "entity_id": "ma-fast=2", "segment_id": 1, "worker_id": "w", "host": "h", "epoch": 1}
+    times = {"started_at": datetime.now(UTC), "ended_at": datetime.now(UTC)}
+    commands.mongo["backtest_runner"]["runs"].insert_one({**run, **times, "open": False, "reason": "cancelled"})
+    with played_worker(commands.mongo, s3_server, results, lambda config: None) as worker:
+        worker.complete("ma-fast=1", {"metrics": {"sharpe": -1}})
+        worker.complete("ma-fast=2", {"status": "error", "message": "cancelled by me", "error": "cancelled by me"})
+
+    def main(config: dict[str, Any]) -> dict[str, Any]:
+        return {"metrics": {"sharpe": config["fast"]}}
+
+    with played_worker(commands.mongo, s3_server, results, main):
+        rows = commands.json("backtest", "run", BACKTEST, *sweep_of_four, "--resume")
+        code, _, err = commands.run("backtest", "run", BACKTEST, *sweep_of_four)
+
+    assert [row["id"] for row in rows] == ["ma-fast=1", "ma-fast=2-2", "ma-fast=3", "ma-fast=4"]
+    assert [row["metrics"]["sharpe"] for row in rows] == [-1, 2, 3, 4]
+    assert (code, "--resume to continue" in err) == (ExitCode.FAILED, True)
+
+
+def test_sweep_with_another_config_is_not_resumed(commands: Commands) -> None:
+    commands.text("backtest", "run", BACKTEST, "--id", "ma-fast=1", "--set", "fast=1", "--set", "cash=5", "--no-wait")
+
+    code, _, err = commands.run("backtest", "run", BACKTEST, "--id", "ma", "--sweep", "fast=1,2", "--resume")
+
+    assert (code, "'ma-fast=1' was run with another config" in err) == (ExitCode.USAGE, True)
+    assert commands.run("backtest", "run", BACKTEST, "--sweep", "fast=1,2", "--resume")[0] == ExitCode.USAGE
 
 
 def test_parameter_outside_the_schema_is_flagged_at_the_run(commands: Commands, tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ class SweepFlags:
     sweep_texts: tuple[str, ...]
     jobs: int
     most: int
+    resume: bool = False
 
 
 def sweep_options(command: F) -> F:
-    """Add the options; the command gets *set_texts*, *sweep_texts*, *jobs* and *most*."""
+    """Add the options; the command gets *set_texts*, *sweep_texts*, *jobs*, *resume* and *most*."""
     options = (
         click.option(
             "--set",
@@ -44,6 +45,11 @@ def sweep_options(command: F) -> F:
             show_default=True,
             type=click.IntRange(1, _MOST_JOBS),
             help="Number of backtests of a sweep that are open at once.",
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Continue an interrupted sweep: the same options with its --id. Its results are kept.",
         ),
         click.option(
             "--most",
