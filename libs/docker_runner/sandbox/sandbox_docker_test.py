@@ -56,6 +56,13 @@ def test_system_calls_are_filtered(probe: dict[str, Any]) -> None:
         assert probe[call] == [-1, "Operation not permitted"], call
 
 
+def test_a_bot_takes_nothing_of_what_the_kernel_has_one_pool_of_for_all_users(probe: dict[str, Any]) -> None:
+    taken = {name: result for name, result in probe["pools"].items() if "ermission denied" not in result}
+
+    assert len(probe["pools"]) == 6
+    assert [name for name, result in taken.items() if "Operation not permitted" not in result] == []
+
+
 def test_a_bot_has_sockets_of_the_internet_alone(probe: dict[str, Any]) -> None:
     assert all(result.startswith("PermissionError") for result in probe["odd_sockets"]), probe["odd_sockets"]
     assert len(probe["odd_sockets"]) == 6

@@ -105,6 +105,12 @@ while True:
         continue
     elif path == b"/forever":
         time.sleep(3600)
+    elif path == b"/vsock":
+        try:
+            result = socket.socket(40, 1).close()
+        except OSError as error:
+            result = type(error).__name__
+        client.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n{"status": "ok", "data": "%s"}' % str(result).encode())
     elif path == b"/deep":
         client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + b"[" * 100_000)
     else:
@@ -241,6 +247,12 @@ async def test_hostile_query_process_harms_only_its_own_answers(queried: Queried
     alive = await queried.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
+
+
+async def test_query_process_has_no_sockets_around_the_rules_of_the_network(queried: Queried) -> None:
+    await started(queried, queried.deploy(SLEEPER, HOSTILE))
+
+    assert (await queried.data("/vsock"))["data"] == "PermissionError"
 
 
 async def test_query_process_that_hangs_is_started_again(queried: Queried) -> None:

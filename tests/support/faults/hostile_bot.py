@@ -20,7 +20,7 @@ TIGHT = Limits(memory_bytes=128 * MIB, tmp_bytes=16 * MIB, pids=48, open_files=1
 
 # Returns the result of each attempt.
 PROBE = r"""
-import ctypes, os, resource, socket, subprocess
+import ctypes, os, resource, socket, struct, subprocess
 
 def tried(action):
     try:
@@ -89,6 +89,29 @@ def syscall(number, *arguments):
     libc = ctypes.CDLL(None, use_errno=True)
     return libc.syscall(number, *arguments), os.strerror(ctypes.get_errno())
 
+X86 = os.uname().machine == "x86_64"
+# A program of one instruction that takes every packet, or permits every call.
+PROGRAM = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0x7fff0000))
+FILTER = struct.pack("HxxxxxxQ", 1, ctypes.addressof(PROGRAM))
+
+def attached(option):
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, option, FILTER)
+
+# What the kernel has one pool of for all users of a host. None of them is kept.
+POOLS = {
+    "filter of a socket": lambda: attached(26),
+    "filter of a group of sockets": lambda: attached(51),
+    "filter of calls": lambda: called(317 if X86 else 277, 1, 0, ctypes.create_string_buffer(FILTER)),
+    "filter of calls by prctl": lambda: called(157 if X86 else 167, 22, 2, ctypes.create_string_buffer(FILTER)),
+    "asynchronous input and output": lambda: called(206 if X86 else 0, 1, ctypes.byref(ctypes.c_ulong(0))),
+    "terminal": lambda: os.close(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)),
+}
+def called(number, *arguments):
+    result, reason = syscall(number, *arguments)
+    if result < 0:
+        raise OSError(reason)
+
 # By its path, and by the files of the process that has it open.
 OUTCOMES = ["/run/the0/private/outcome", "/proc/1/root/run/the0/private/outcome"]
 OUTCOMES += [f"/proc/1/fd/{number}" for number in range(32)]
@@ -135,6 +158,7 @@ def main(id, config):
             for usual in ((1, 1), (2, 1), (2, 2), (10, 1), (10, 2), (2, 2, 1), (16, 3, 0))
         ],
         "socket_pair": tried(lambda: [end.close() for end in socket.socketpair()]),
+        "pools": {name: tried(action) for name, action in POOLS.items()},
         "tmp": fill("/tmp/big"),
         "shm": fill("/dev/shm/big"),
         "tmp_again": tried(lambda: write("/tmp/small")),

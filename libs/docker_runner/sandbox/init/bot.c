@@ -57,6 +57,11 @@ static _Noreturn void become_command(const struct spec *spec) {
     fail(spec->command[0]);
 }
 
+static void close_kernel_to_it(void) {
+    /* EINVAL: a kernel without filters, where the engine's is missing as well. */
+    if (!close_kernel() && errno != EINVAL) fail("the kernel cannot be closed to the bot");
+}
+
 _Noreturn void become_bot(const struct spec *spec, int output, int errors, int result) {
     pid_t init = getppid();
     bool other_user = is_other_user(spec);
@@ -69,9 +74,9 @@ _Noreturn void become_bot(const struct spec *spec, int output, int errors, int r
     syscall(SYS_close_range, 4, ~0U, 0);
     drop_privileges(spec, spec->uid);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    /* EINVAL: a kernel without filters, where the engine's is missing as well. */
-    if (!close_kernel() && errno != EINVAL) fail("the kernel cannot be closed to the bot");
+    /* First: the other one lets no further filter be installed. */
     if (!other_user && !install_filter(init)) fail("the init cannot be closed to the bot");
+    close_kernel_to_it();
     become_command(spec);
 }
 
@@ -89,5 +94,6 @@ _Noreturn void become_query_process(const struct spec *spec, int output) {
     drop_privileges(spec, spec->query_uid);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (getppid() != relay) _exit(EXIT_NO_BOT);
+    close_kernel_to_it();
     become_command(spec);
 }

@@ -2,7 +2,8 @@
  *
  * One is for every bot: it refuses sockets that lead around the rules of the bots' network, such as those of a virtual
  * machine's host (AF_VSOCK), and the parts of the kernel that serve no bot and are attacked most. A ring of io_uring would
- * make such sockets without a system call that a filter sees.
+ * make such sockets without a system call that a filter sees. It also refuses what the kernel has one pool of for all
+ * users: memory for compiled filters, without which no container starts, and contexts of asynchronous input and output.
  *
  * The other is for a bot that has the init's user: it refuses the calls by which it could touch the init.
  *
@@ -88,6 +89,19 @@ bool close_kernel(void) {
         NEVER(SYS_keyctl),
         NEVER(SYS_add_key),
         NEVER(SYS_request_key),
+        NEVER(SYS_io_setup),
+        NOT_TO(SYS_seccomp, 0, SECCOMP_SET_MODE_FILTER),
+        NOT_TO(SYS_prctl, 0, PR_SET_SECCOMP),
+        IF_EQUAL(SYS_setsockopt, 0, 9),
+        LOAD_LOW(1),
+        IF_EQUAL(SOL_SOCKET, 0, 6),
+        LOAD_LOW(2),
+        IF_EQUAL(SO_ATTACH_FILTER, 3, 0),
+        IF_EQUAL(SO_ATTACH_BPF, 2, 0),
+        IF_EQUAL(SO_ATTACH_REUSEPORT_CBPF, 1, 0),
+        IF_EQUAL(SO_ATTACH_REUSEPORT_EBPF, 0, 1),
+        REFUSE,
+        ALLOW,
         IF_EQUAL(SYS_socket, 2, 0),
         IF_EQUAL(SYS_socketpair, 1, 0),
         ALLOW,
