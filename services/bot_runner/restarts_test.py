@@ -80,8 +80,14 @@ def test_bot_that_its_owner_changed_starts_at_once_with_its_restarts_kept() -> N
     assert history.may_start(0.0)
 
 
-@pytest.mark.parametrize(("ahead_seconds", "may_start"), [(300.0, False), (306.0, True), (3600.0, True)])
+@pytest.mark.parametrize(
+    ("ahead_seconds", "may_start"), [(300.0, False), (305.0, False), (306.0, True), (3600.0, True)]
+)
 def test_backoff_longer_than_any_was_written_by_a_wrong_clock_and_does_not_count(
     ahead_seconds: float, may_start: bool
 ) -> None:
     assert RestartHistory(failures=20, not_before=1000.0 + ahead_seconds).may_start(1000.0) is may_start
+
+
+def test_bot_that_never_failed_starts_at_once() -> None:
+    assert RestartHistory().may_start(0.0)

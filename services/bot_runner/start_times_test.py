@@ -40,7 +40,7 @@ def test_start_by_a_clock_that_is_wrong_is_corrected(ahead_seconds: float) -> No
     assert one.started_at == MOMENT - timedelta(seconds=20)
 
 
-@pytest.mark.parametrize("ahead_seconds", [0.9, -0.9])
+@pytest.mark.parametrize("ahead_seconds", [0.9, -0.9, 1.0, -1.0])
 def test_start_by_a_clock_that_is_nearly_right_stays_the_same(ahead_seconds: float) -> None:
     found = container(MOMENT - timedelta(seconds=20))
 

@@ -174,3 +174,29 @@ def test_the_latest_firing_is_found_however_many_were_missed(
     expression: str, first: int, now: float, latest: int
 ) -> None:
     assert latest_until(parse(expression), first, now) == latest
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        schedule({"overlap": "replace"}),
+        schedule({"overlap": "replace"}, queued=[T], paused=True),
+        schedule({"overlap": "replace", "enabled": False}, queued=[T]),
+        schedule({"overlap": "replace", "schedule": "nonsense"}, queued=[T]),
+    ],
+    ids=["nothing waits", "paused", "disabled", "invalid"],
+)
+def test_run_is_not_replaced_by_what_will_not_run(idle: ScheduleState) -> None:
+    assert replaces(idle, Firing(T - 60, "before")) is False
+
+
+def test_beat_that_is_claimed_a_little_ahead_keeps_its_time() -> None:
+    assert latest_until(parse("@every 60s"), T, T - 0.2) == T
+
+
+@pytest.mark.parametrize(("late_seconds", "cause"), [(5.0, Cause.SCHEDULE), (5.1, Cause.MISFIRE)])
+def test_firing_is_a_misfire_when_it_is_more_than_5_seconds_late(late_seconds: float, cause: Cause) -> None:
+    claim = decide(schedule(), T + late_seconds, busy=False)
+
+    assert isinstance(claim, Claim)
+    assert claim.cause is cause
