@@ -16,17 +16,22 @@ from nats.js.errors import NotFoundError
 from pymongo.errors import PyMongoError
 
 from tests.chaos.replica_set import Member
-from tests.chaos.schedule import CLOCK, FAMILIES, HOW
+from tests.chaos.schedule import CLOCK, FAMILIES, HOW, WORKER_CLOCK
 from tests.chaos.world import ENGINES, Process, World
+from tests.support.faults.full_disk import fill_disk, free_disk
 from tests.support.faults.tcp_proxy import TcpProxy
 from tests.support.rigs.platform import STREAM
-from tests.support.servers.mongo_clock import LIBRARIES
+from tests.support.servers.mongo_clock import LIBRARIES, faked_clock
+from tools.stack.process import ProcessFailedError
 from tools.stack.server import EmbeddedServer
 
 _SLOW_SECONDS = 0.2
 _FLAP_SECONDS = 1.0
 _JUMP_LEASES = 2.0
 _STEP_DOWN_SECONDS = 10
+_READY_SECONDS = 60.0
+# Signatures of requests to S3 are valid for a quarter of an hour.
+_AHEAD_SECONDS = 600.0
 
 
 class Fault(ABC):
@@ -80,6 +85,41 @@ class Restarted(Killed):
 
     async def begin(self, world: World) -> None:
         await asyncio.gather(*(one.process.stop(grace_seconds=60) for one in self._processes))
+
+
+class RestartedInTurn(_OfProcesses):
+    """Processes are restarted one after another, each when the one before is ready, as in a rollout."""
+
+    async def begin(self, world: World) -> None:
+        for one in self._processes:
+            await one.process.stop(grace_seconds=60)
+            one.process.launch()
+            with contextlib.suppress(ProcessFailedError):  # under a second fault
+                await one.service_process.wait_ready(_READY_SECONDS)
+
+    async def end(self, world: World) -> None:
+        for one in self._processes:
+            if not one.process.running:
+                one.process.launch()
+
+
+class ClockAhead(_OfProcesses):
+    """A worker is restarted with another time of day, and at the end with the true one."""
+
+    async def begin(self, world: World) -> None:
+        for one in self._processes:
+            await self._restart(one, faked_clock(_AHEAD_SECONDS))
+
+    async def end(self, world: World) -> None:
+        for one in self._processes:
+            await self._restart(one, {})
+
+    async def _restart(self, one: Process, clock: Mapping[str, str]) -> None:
+        await one.process.stop(grace_seconds=60)
+        true = {name: value for name, value in (one.process.environment or {}).items() if name not in faked_clock(0)}
+        one.process.environment = {**true, **clock}
+        if not one.process.running:
+            one.process.launch()
 
 
 class Frozen(_OfProcesses):
@@ -168,8 +208,12 @@ class EngineFault(Fault):
         match self.name:
             case "engine frozen":
                 engine.freeze()
+            case "containerd frozen":
+                engine.freeze_containerd()
             case "engine and containerd frozen":
                 engine.freeze(containerd=True)
+            case "engine's disk full":
+                await engine.fill_disk()
             case "engine killed":
                 await engine.stop(9)
             case _:
@@ -182,6 +226,8 @@ class EngineFault(Fault):
                 await engine.start()
             case "containerd killed":
                 await engine.start_containerd()
+            case "engine's disk full":
+                await engine.free_disk()
             case _:
                 engine.thaw()
 
@@ -272,6 +318,24 @@ class ServerDown(Fault):
             await self._server(world).launch()
 
 
+class ServerDiskFull(Fault):
+    """The disk of a server is full; when there is room again, the server is restarted."""
+
+    def __init__(self, name: str, server: Callable[[World], EmbeddedServer], *, blocks: bool = False) -> None:
+        super().__init__(name)
+        self._server = server
+        self.blocks = blocks
+
+    async def begin(self, world: World) -> None:
+        await asyncio.to_thread(fill_disk, self._server(world).directory)
+
+    async def end(self, world: World) -> None:
+        server = self._server(world)
+        await asyncio.to_thread(free_disk, server.directory)
+        await server.kill()
+        await server.launch()
+
+
 class StreamRecreated(Fault):
     """The stream is deleted and created again, several times, as the platform's API does when it starts."""
 
@@ -282,6 +346,43 @@ class StreamRecreated(Fault):
 
     async def end(self, world: World) -> None:
         await self.begin(world)
+
+
+class PrimaryDiskFull(Fault):
+    """The primary's disk is full, which ends it; another member is elected. It is started again with room."""
+
+    blocks = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._member: Member | None = None
+
+    async def begin(self, world: World) -> None:
+        self._member = await world.mongo.primary()
+        await asyncio.to_thread(fill_disk, self._member.directory)
+
+    async def end(self, world: World) -> None:
+        assert self._member is not None
+        await asyncio.to_thread(free_disk, self._member.directory)
+        if not self._member.running:
+            await self._member.launch()
+        await world.mongo.primary()
+
+
+class Paused(Fault):
+    """The bots of an engine are paused, as by an operator, and go on at the end."""
+
+    blocks = True
+
+    def __init__(self, name: str, engine: str) -> None:
+        super().__init__(name)
+        self._engine = engine
+
+    async def begin(self, world: World) -> None:
+        await asyncio.to_thread(_pause, world.engines[self._engine].url)
+
+    async def end(self, world: World) -> None:
+        await asyncio.to_thread(_unpause, world.engines[self._engine].url)
 
 
 class PausedBeyondLease(Fault):
@@ -334,6 +435,10 @@ def catalogue(world: World, chance: random.Random) -> list[Fault]:
         Restarted("worker restarted", [worker]),
         Restarted("an engine's workers restarted", world.workers(engine, None)),
         Restarted("bots' workers restarted", world.workers()),
+        RestartedInTurn("bots' workers restarted in turn", world.workers()),
+        RestartedInTurn("masters restarted in turn", world.masters(None)),
+        *([ClockAhead(WORKER_CLOCK, [worker])] if LIBRARIES else []),
+        Frozen("all masters frozen", world.masters(None), blocks=True),
         Frozen("worker frozen", [worker]),
         Frozen("an engine's workers frozen", world.workers(engine, None)),
         LeaderFrozen("leading master frozen"),
@@ -341,6 +446,7 @@ def catalogue(world: World, chance: random.Random) -> list[Fault]:
         MemberDown("primary killed", frozen=False),
         MemberDown("primary frozen", frozen=True),
         MemberDown("secondary killed", frozen=False, primary=False),
+        MemberDown("secondary frozen", frozen=True, primary=False),
         MemberDown("majority of MongoDB frozen", frozen=True, count=2),
         StepDown("primary steps down"),
         *([ClockJump(CLOCK)] if LIBRARIES else []),
@@ -350,7 +456,12 @@ def catalogue(world: World, chance: random.Random) -> list[Fault]:
         ServerDown("S3 frozen", lambda made: made.s3_server, frozen=True, blocks=True),
         StreamRecreated("stream re-created"),
         PausedBeyondLease("bots paused and workers frozen", engine, of_engine),
+        Paused("bots paused", engine),
         DiskFull("disk full", engine, of_engine),
+        EngineFault("engine's disk full", engine, of_engine),
+        PrimaryDiskFull("primary's disk full"),
+        ServerDiskFull("NATS's disk full", lambda made: made.nats_server),
+        ServerDiskFull("S3's disk full", lambda made: made.s3_server, blocks=True),
     ]
     links: Mapping[str, tuple[list[TcpProxy], list[Process], bool]] = {
         "worker to MongoDB": (worker.party.to(mongo), [worker], False),

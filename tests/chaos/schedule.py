@@ -16,20 +16,28 @@ LINKS = (
     "a member to the others",
 )
 CLOCK = "MongoDB's clock jumps"
+WORKER_CLOCK = "a worker's clock is ahead"
+CLOCKS = (CLOCK, WORKER_CLOCK)
+"""They need libfaketime."""
 FAMILIES: Mapping[str, Sequence[str]] = {
     "process killed": ("worker killed", "an engine's workers killed", "all masters killed"),
-    "process restarted": ("worker restarted", "an engine's workers restarted", "bots' workers restarted"),
-    "process frozen": ("worker frozen", "an engine's workers frozen", "leading master frozen"),
-    "engine": ("engine frozen", "engine and containerd frozen", "engine killed", "containerd killed"),
+    "process restarted": (
+        *("worker restarted", "an engine's workers restarted", "bots' workers restarted"),
+        *("bots' workers restarted in turn", "masters restarted in turn", WORKER_CLOCK),
+    ),
+    "process frozen": ("worker frozen", "an engine's workers frozen", "leading master frozen", "all masters frozen"),
+    "engine": (
+        *("engine frozen", "containerd frozen", "engine and containerd frozen", "engine killed", "containerd killed"),
+    ),
     "MongoDB": (
-        *("primary killed", "primary frozen", "primary steps down", "secondary killed", "majority of MongoDB frozen"),
-        CLOCK,
+        *("primary killed", "primary frozen", "primary steps down", "secondary killed", "secondary frozen"),
+        *("majority of MongoDB frozen", CLOCK),
     ),
     "NATS": ("NATS killed", "NATS frozen"),
     "S3": ("S3 killed", "S3 frozen"),
     "stream": ("stream re-created",),
-    "pause": ("bots paused and workers frozen",),
-    "disk": ("disk full",),
+    "pause": ("bots paused and workers frozen", "bots paused"),
+    "disk": ("disk full", "engine's disk full", "primary's disk full", "NATS's disk full", "S3's disk full"),
     **{f"link: {how}": tuple(f"{link}: {how}" for link in LINKS) for how in HOW},
 }
 NAMES = tuple(chain.from_iterable(FAMILIES.values()))

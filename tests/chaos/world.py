@@ -1,9 +1,8 @@
 """The world in which faults happen: two Docker engines, all servers, three services, and a proxy before every link."""
 
 import asyncio
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from minio import Minio
 from libs.core.process.service import BACKTEST_RUNNER, BOT_RUNNER, BOT_SCHEDULER, ServiceDefinition
 from tests.chaos.party import Party
 from tests.chaos.replica_set import Member, ReplicaSet
+from tests.support.faults.full_disk import disk
 from tests.support.rigs.platform import Platform
 from tests.support.servers.own_engine import OwnEngine, own_engine
 from tools.dev.http import get_json
@@ -181,10 +181,12 @@ async def world(
         settable_clocks: whether the clocks of MongoDB's servers can be set.
     """
     async with AsyncExitStack() as stack:
-        disks = {name: stack.enter_context(_disk(folder / f"{name}-disk")) for name in ENGINES}
+        disks = {name: stack.enter_context(disk(folder / f"{name}-disk", f"size={DISK_MB}m")) for name in ENGINES}
         machine = await ensure_engine()
         await ensure_images(machine)
         parties = [Party(f"mongo-{number}", number, folder) for number in (1, 2, 3)]
+        for server in ("nats", "s3", *(one.name for one in parties)):
+            stack.enter_context(disk(folder / server))
         mongo = ReplicaSet([Member(one, folder / one.name, settable=settable_clocks) for one in parties])
         stack.push_async_callback(mongo.close)
         engines = {
@@ -213,14 +215,3 @@ async def world(
 
 async def _expected(error: Exception) -> None:
     """Ignore an error of the connection: faults of NATS cause it, and the client connects again."""
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[Path]:
-    """A small disk; engines that are started later see it."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)

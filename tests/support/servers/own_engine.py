@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.eventually import eventually
+from tests.support.faults.full_disk import fill_disk, free_disk
 from tools.debian.packages import ensure_unpacked
 from tools.engine.ensure import Engine
 from tools.engine.probe import why_not
@@ -110,11 +111,15 @@ class OwnEngine:
         assert self._dockerd is not None
         self._dockerd.send_signal(signal.SIGSTOP)
         if containerd:
-            assert self._containerd is not None
-            self._containerd.send_signal(signal.SIGSTOP)
+            self.freeze_containerd()
+
+    def freeze_containerd(self) -> None:
+        """Freeze containerd: the engine answers, and starts and stops nothing."""
+        assert self._containerd is not None
+        self._containerd.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Undo freeze(). May be repeated."""
+        """Undo freeze() and freeze_containerd(). May be repeated."""
         for process in (self._containerd, self._dockerd):
             assert process is not None
             process.send_signal(signal.SIGCONT)
@@ -131,6 +136,16 @@ class OwnEngine:
         self._containerd = await self._launch(
             "nsenter", "--target", str(self._dockerd.pid), "--net", "--mount", *self._containerd_command
         )
+
+    async def fill_disk(self) -> None:
+        """Leave no free byte on the disk with the engine's data."""
+        data, inside = self.folder / "data", self._inside_mounts
+        seen_at = Path(f"/proc/{inside[2]}/root{data}")
+        await asyncio.to_thread(fill_disk, data, inside=inside, seen_at=seen_at)
+
+    async def free_disk(self) -> None:
+        """Undo fill_disk(). May be repeated."""
+        await asyncio.to_thread(free_disk, self.folder / "data", inside=self._inside_mounts)
 
     async def keep_containers(self, live_restore: bool) -> None:
         """Set whether containers keep running while the engine is down; without a restart."""
@@ -217,11 +232,13 @@ class OwnEngine:
     def _containerd_command(self) -> list[str]:
         return [sys.executable, "-c", _LAUNCH, "containerd", "--config", str(self.folder / "containerd.toml")]
 
-    async def _in_mounts(self, *command: str) -> None:
+    @property
+    def _inside_mounts(self) -> list[str]:
         assert self._containerd is not None
-        process = await asyncio.create_subprocess_exec(
-            "nsenter", "--target", str(self._containerd.pid), "--mount", *command
-        )
+        return ["nsenter", "--target", str(self._containerd.pid), "--mount"]
+
+    async def _in_mounts(self, *command: str) -> None:
+        process = await asyncio.create_subprocess_exec(*self._inside_mounts, *command)
         assert await process.wait() == 0, command
 
     async def _launch(self, *command: str) -> asyncio.subprocess.Process:
