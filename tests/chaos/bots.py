@@ -2,7 +2,8 @@
 
 A tick is a line in a file of the container's own `/tmp`. The observer opens that file from outside and keeps it open:
 what was written can be read after the container's end, whatever happens to output, engine and worker. A bot with
-`config.counts` keeps a count of its ticks in `/state`; each tick names the count that was written before it.
+`config.counts` keeps a count of its ticks in `/state`, and prints it as a metric; each tick names the count that was
+written before it.
 """
 
 TICKS = "/tmp/the0-chaos-ticks"
@@ -26,6 +27,8 @@ def tick(id, config):
             open("/state/count.new", "w").write(str(count))
             os.rename("/state/count.new", "/state/count")
             line += b" %d" % count
+            if count % 10 == 0:
+                print(json.dumps({{"_metric": "count", "value": count}}), flush=True)
         file.write(line + b"\\n")
         time.sleep({INTERVAL_SECONDS})
 """

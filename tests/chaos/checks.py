@@ -4,7 +4,7 @@ A check trusts only what was seen from outside the system: ticks by the kernel's
 MongoDB's documents.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -166,6 +166,12 @@ def one_outcome_per_backtest(timeline: Timeline) -> list[str]:
     return violations
 
 
+def one_notification_per_backtest(timeline: Timeline) -> list[str]:
+    """Each backtest is reported to its webhook once."""
+    counts = Counter(timeline.notified)
+    return [f"{one}: {counts[one]} notifications" for one in timeline.backtests if counts[one] != 1]
+
+
 def no_event_lost(timeline: Timeline) -> list[str]:
     """The documents show the last acknowledged event of each bot."""
     violations = []
@@ -197,6 +203,20 @@ def state_kept(timeline: Timeline) -> list[str]:
     return violations
 
 
+def metrics_stored(timeline: Timeline) -> list[str]:
+    """What bots have printed as a metric since the last fault is stored."""
+    since = max((fault.ended for fault in timeline.faults), default=timeline.began)
+    violations = []
+    for entity_id, copies in _by_entity(timeline.copies).items():
+        counted = [n for copy in copies for at, n in zip(copy.ticks, copy.counts, strict=False) if at >= since]
+        stored = timeline.settled.metrics.get(entity_id, 0.0)
+        if counted and stored < counted[0]:
+            violations.append(
+                f"{entity_id}: the metric {stored:g} is stored, {counted[0]} was counted at the last fault"
+            )
+    return violations
+
+
 def _saved_until(copy: Copy, timeline: Timeline) -> float:
     """Return until when all that *copy* wrote must have been saved: its end, or some time before a fault."""
     slowness = max(1.0, timeline.slowness_between(copy.ended - SAVED_SECONDS, copy.ended + 1.0))
@@ -220,8 +240,10 @@ CHECKS: Mapping[str, Callable[[Timeline], list[str]]] = {
     "nothing stray": nothing_stray,
     "one run per firing": one_run_per_firing,
     "one outcome per backtest": one_outcome_per_backtest,
+    "one notification per backtest": one_notification_per_backtest,
     "no acknowledged event lost": no_event_lost,
     "state is kept": state_kept,
+    "metrics are stored": metrics_stored,
 }
 
 

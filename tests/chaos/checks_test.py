@@ -10,8 +10,10 @@ from tests.chaos.checks import (
     blocked_times,
     bot_count,
     gaps,
+    metrics_stored,
     no_event_lost,
     nothing_stray,
+    one_notification_per_backtest,
     one_outcome_per_backtest,
     one_run_per_firing,
     recovery,
@@ -255,3 +257,15 @@ def test_slow_machine_has_more_time_to_save_state() -> None:
 
     assert state_kept(replace(counting(210), slowness=slow)) == []
     assert len(state_kept(replace(counting(190), slowness=slow))) == 1
+
+
+@pytest.mark.parametrize("notified", [(), ("t1", "t1"), ("t2",)])
+def test_backtest_that_is_not_reported_once_is_a_violation(notified: tuple[str, ...]) -> None:
+    assert len(one_notification_per_backtest(replace(GOOD, notified=notified))) == 1
+
+
+@pytest.mark.parametrize(("stored", "count"), [({}, 1), ({"b1": 400.0}, 1), ({"b1": 610.0}, 0)])
+def test_metric_that_is_not_stored_after_the_last_fault_is_reported(stored: dict[str, float], count: int) -> None:
+    timeline = counting(501, _KILLED)
+
+    assert len(metrics_stored(replace(timeline, settled=State(metrics=stored)))) == count

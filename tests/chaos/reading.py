@@ -20,6 +20,7 @@ class Observations:
         self._counts: dict[str, list[int]] = defaultdict(list)
         self._slowness: list[Slowness] = []
         self._latest: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}
 
     def read(self) -> None:
         """Read the new lines; the last one may be unfinished."""
@@ -45,13 +46,19 @@ class Observations:
             self._ticks[container] += ticks
             self._counts[container] += record.get("counts", ())
             if ticks and container in self._heads:
-                entity_id = self._heads[container]["entity"]
+                entity_id, number = self._heads[container]["entity"], self._heads[container]["number"]
                 self._latest[entity_id] = max(self._latest.get(entity_id, 0.0), *ticks)
+                self._numbers[entity_id] = max(self._numbers.get(entity_id, 0), number)
 
     @property
     def latest_ticks(self) -> Mapping[str, float]:
         """The latest tick of each entity."""
         return self._latest
+
+    @property
+    def latest_numbers(self) -> Mapping[str, int]:
+        """The latest version of each entity that has ticked."""
+        return self._numbers
 
     @property
     def copies(self) -> tuple[Copy, ...]:

@@ -30,4 +30,5 @@ def test_lines_of_the_observer_are_read_once_each_as_the_file_grows(tmp_path: Pa
         Copy("b2", "c3", "e2", (1.2,), 4, restored=7, counts=(8,)),
     )
     assert observations.slowness == (Slowness(1.05, 1.5),)
+    assert observations.latest_numbers == {"b1": 3, "b2": 4}
     assert observations.latest_ticks == {"b1": 1.2, "b2": 1.2}

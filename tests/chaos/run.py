@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from tests.chaos.checks import agreement, bot_count, no_event_lost
+from tests.chaos.checks import agreement, bot_count, metrics_stored, no_event_lost
 from tests.chaos.faults import PausedBeyondLease, catalogue
 from tests.chaos.reading import Observations
-from tests.chaos.snapshot import containers, firings, state_of, unfinished_backtests
+from tests.chaos.snapshot import containers, firings, notified, state_of, unfinished_backtests
 from tests.chaos.timeline import FaultSpan, State, Timeline
 from tests.chaos.workload import WATCHED, Workload
 from tests.chaos.world import World
@@ -51,7 +51,7 @@ class Run:
             rounds: names of faults that happen together.
             until: no round begins after this time.
         """
-        workload = Workload(self.world, self.chance)
+        workload = Workload(self.world, self.chance, self.observations)
         await workload.open()
         await eventually(self._all_tick, _SETTLED_SECONDS, _POLL_SECONDS)
         began = time.monotonic()
@@ -76,7 +76,7 @@ class Run:
         settled = await self._settled(timeline)
         ended = time.monotonic()
         await self._finished()
-        found = await firings(self.world)
+        found, reported = await firings(self.world), await notified(self.world)
         await workload.close()
         await workload.delete_all()
         leftovers = await self._leftovers()
@@ -89,6 +89,7 @@ class Run:
             watched=dict.fromkeys(WATCHED, (began, ended)),
             backtests=tuple(workload.backtests),
             completions=tuple(workload.completions),
+            notified=reported,
             firings=found,
             settled=settled,
             leftovers=leftovers,
@@ -141,8 +142,10 @@ class Run:
                 state = await state_of(self.world)
             except PyMongoError:
                 state = State()
-            seen = replace(timeline, settled=state)
-            if not (agreement(seen) or bot_count(seen) or no_event_lost(seen)) or time.monotonic() > until:
+            self.observations.read()
+            seen = replace(timeline, settled=state, copies=self.observations.copies)
+            wrong = agreement(seen) or bot_count(seen) or no_event_lost(seen) or metrics_stored(seen)
+            if not wrong or time.monotonic() > until:
                 return state
             await asyncio.sleep(_POLL_SECONDS)
 

@@ -31,7 +31,14 @@ async def state_of(world: World) -> State:
     for entity_id, container_id, _ in await containers(world):
         if entity_id in (*WATCHED, *GUESTS):
             live[entity_id] += (container_id,)
-    return State(documents, dict(live), tuple([_view(run) async for run in runs]), counted, dict(present))
+    books = client[BOT_RUNNER.database]["bot_metrics"].find()
+    metrics = {
+        str(book["_id"]): series["value"]
+        async for book in books
+        for series in book["series"]
+        if series["name"] == "count"
+    }
+    return State(documents, dict(live), tuple([_view(run) async for run in runs]), counted, dict(present), metrics)
 
 
 async def containers(world: World) -> list[tuple[str, str, str]]:
@@ -54,6 +61,13 @@ async def unfinished_backtests(world: World) -> int:
     """Return the number of backtests without an outcome."""
     client = await world.mongo.client()
     return int(await client[BACKTEST_RUNNER.database][BACKTEST_RUNNER.collection].count_documents({}))
+
+
+async def notified(world: World) -> tuple[str, ...]:
+    """Return the backtests of all notifications that were ever queued."""
+    client = await world.mongo.client()
+    queue = client[BACKTEST_RUNNER.database]["notifications"]
+    return tuple([one["entity_id"] async for one in queue.find({"event": "backtest.done"})])
 
 
 def _view(run: dict[str, Any]) -> RunView:

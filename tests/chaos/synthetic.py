@@ -24,6 +24,7 @@ GOOD = Timeline(
     published=(Published(0.5, "created", "b1", 1), Published(20, "created", "b2", 2), Published(30, "deleted", "b2")),
     backtests=("t1",),
     completions=(Completion(40, "t1", "ok", True), Completion(41, "t1", "ok", True)),
+    notified=("t1",),
     firings=(RunView("r1", "s1", "c3", False, "12:00"), RunView("r2", "s1", "c4", False, "12:05")),
     settled=State(
         documents={"b1": 1},

@@ -112,6 +112,7 @@ class State:
         open_runs: the bots' runs without an end.
         counted: `bot_count` of each partition of each service.
         present: documents in each of these partitions.
+        metrics: the stored count of each bot that prints one.
     """
 
     documents: Mapping[str, int] = field(default_factory=dict)
@@ -119,6 +120,7 @@ class State:
     open_runs: tuple[RunView, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
     present: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Timeline:
     Attributes:
         watched: the bots that have to run all the time, with the times from and until which.
         workers: those that can run bots when nothing is broken.
+        notified: the backtest of each notification.
         settled: the state after the last fault, with all bots in place.
         leftovers: containers of entities that exist after everything was deleted.
         slowness: how slow the machine was, as the observer felt it, in order of time.
@@ -142,6 +145,7 @@ class Timeline:
     published: tuple[Published, ...] = ()
     backtests: tuple[str, ...] = ()
     completions: tuple[Completion, ...] = ()
+    notified: tuple[str, ...] = ()
     firings: tuple[RunView, ...] = ()
     settled: State = State()
     leftovers: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from urllib3.exceptions import HTTPError
 
 from tests.chaos.bots import BOT, DEAF, HOSTILE_BACKTEST
+from tests.chaos.reading import Observations
 from tests.chaos.timeline import Completion, Published
 from tests.chaos.world import World
 from tests.support.rigs.backtests import RESULTS
@@ -33,6 +34,8 @@ _ACKNOWLEDGED_SECONDS = 2.0
 _RETRY_SECONDS = 0.2
 _BACKTEST_SECONDS = 1.5
 _EVERY_THIRD = 3
+# Notifications stay queued: no such host exists.
+_NOWHERE = "https://hook.invalid/chaos"
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Workload:
 
     world: World
     chance: random.Random
+    observations: Observations
     published: list[Published] = field(default_factory=list)
     backtests: list[str] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
@@ -79,7 +83,12 @@ class Workload:
         await asyncio.gather(*self._reading)
 
     async def _change(self) -> None:
-        await self._bot(self.chance.choice(BOTS), "updated")
+        """Change a bot whose latest version has run: on a busy machine, another one would never do so."""
+        self.observations.read()
+        latest = {event.entity_id: event.number for event in self.published}
+        has_run = [one for one in BOTS if self.observations.latest_numbers.get(one, 0) >= latest[one]]
+        if has_run:
+            await self._bot(self.chance.choice(has_run), "updated")
 
     async def _come_or_go(self) -> None:
         guest = self.chance.choice(GUESTS)
@@ -89,7 +98,7 @@ class Workload:
         number = len(self.backtests) + 1
         is_hostile = number % _EVERY_THIRD == 0
         backtest_id = f"{'hostile' if is_hostile else 'backtest'}-{number}"
-        config = {"number": number, "seconds": _BACKTEST_SECONDS}
+        config = {"number": number, "seconds": _BACKTEST_SECONDS, "notify": {"url": _NOWHERE}}
         key = "hostile.zip" if is_hostile else "bot.zip"
         payload = self.world.platform.backtest_payload(backtest_id, config, key=key)
         await self._publish("the0.backtest.created", payload)
