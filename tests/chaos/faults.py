@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from tests.chaos.replica_set import Member
 from tests.chaos.schedule import CLOCK, FAMILIES, HOW, WORKER_CLOCK
 from tests.chaos.world import ENGINES, Process, World
-from tests.support.faults.full_disk import fill_disk, free_disk
+from tests.support.faults.full_disk import DiskBusy, fill_disk, free_disk
 from tests.support.faults.tcp_proxy import TcpProxy
 from tests.support.rigs.platform import STREAM
 from tests.support.servers.mongo_clock import LIBRARIES, faked_clock
@@ -30,6 +30,7 @@ _FLAP_SECONDS = 1.0
 _JUMP_LEASES = 2.0
 _STEP_DOWN_SECONDS = 10
 _READY_SECONDS = 60.0
+_FILL_SECONDS = 0.3
 # Signatures of requests to S3 are valid for a quarter of an hour.
 _AHEAD_SECONDS = 600.0
 
@@ -212,8 +213,6 @@ class EngineFault(Fault):
                 engine.freeze_containerd()
             case "engine and containerd frozen":
                 engine.freeze(containerd=True)
-            case "engine's disk full":
-                await engine.fill_disk()
             case "engine killed":
                 await engine.stop(9)
             case _:
@@ -226,8 +225,6 @@ class EngineFault(Fault):
                 await engine.start()
             case "containerd killed":
                 await engine.start_containerd()
-            case "engine's disk full":
-                await engine.free_disk()
             case _:
                 engine.thaw()
 
@@ -318,7 +315,54 @@ class ServerDown(Fault):
             await self._server(world).launch()
 
 
-class ServerDiskFull(Fault):
+class _DiskFull(Fault):
+    """A disk stays full: what is removed from it leaves no room either."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._filling: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def fill(self, world: World) -> None:
+        """Leave no free byte. May be repeated."""
+
+    @abstractmethod
+    async def free(self, world: World) -> None:
+        """Make room, and start again what has ended."""
+
+    async def begin(self, world: World) -> None:
+        await self.fill(world)
+        self._filling = asyncio.create_task(self._keep(world), name=self.name)
+
+    async def end(self, world: World) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait([self._filling])
+        await self.free(world)
+
+    async def _keep(self, world: World) -> None:
+        while True:
+            await asyncio.sleep(_FILL_SECONDS)
+            with contextlib.suppress(DiskBusy):
+                await self.fill(world)
+
+
+class EngineDiskFull(_DiskFull):
+    """The disk with an engine's data is full."""
+
+    def __init__(self, name: str, engine: str, workers: Sequence[Process]) -> None:
+        super().__init__(name)
+        self._engine = engine
+        self.unfit = _names(workers)
+
+    async def fill(self, world: World) -> None:
+        await world.engines[self._engine].fill_disk()
+
+    async def free(self, world: World) -> None:
+        await world.engines[self._engine].free_disk()
+
+
+class ServerDiskFull(_DiskFull):
     """The disk of a server is full; when there is room again, the server is restarted."""
 
     def __init__(self, name: str, server: Callable[[World], EmbeddedServer], *, blocks: bool = False) -> None:
@@ -326,14 +370,35 @@ class ServerDiskFull(Fault):
         self._server = server
         self.blocks = blocks
 
-    async def begin(self, world: World) -> None:
+    async def fill(self, world: World) -> None:
         await asyncio.to_thread(fill_disk, self._server(world).directory)
 
-    async def end(self, world: World) -> None:
+    async def free(self, world: World) -> None:
         server = self._server(world)
         await asyncio.to_thread(free_disk, server.directory)
         await server.kill()
         await server.launch()
+
+
+class PrimaryDiskFull(_DiskFull):
+    """The disk of MongoDB's primary is full, which ends it; another member is elected. It is started with room."""
+
+    blocks = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._member: Member | None = None
+
+    async def fill(self, world: World) -> None:
+        self._member = self._member or await world.mongo.primary()
+        await asyncio.to_thread(fill_disk, self._member.directory)
+
+    async def free(self, world: World) -> None:
+        assert self._member is not None
+        await asyncio.to_thread(free_disk, self._member.directory)
+        if not self._member.running:
+            await self._member.launch()
+        await world.mongo.primary()
 
 
 class StreamRecreated(Fault):
@@ -346,27 +411,6 @@ class StreamRecreated(Fault):
 
     async def end(self, world: World) -> None:
         await self.begin(world)
-
-
-class PrimaryDiskFull(Fault):
-    """The primary's disk is full, which ends it; another member is elected. It is started again with room."""
-
-    blocks = True
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self._member: Member | None = None
-
-    async def begin(self, world: World) -> None:
-        self._member = await world.mongo.primary()
-        await asyncio.to_thread(fill_disk, self._member.directory)
-
-    async def end(self, world: World) -> None:
-        assert self._member is not None
-        await asyncio.to_thread(free_disk, self._member.directory)
-        if not self._member.running:
-            await self._member.launch()
-        await world.mongo.primary()
 
 
 class Paused(Fault):
@@ -405,7 +449,7 @@ class PausedBeyondLease(Fault):
             one.process.resume()
 
 
-class DiskFull(Fault):
+class WorkFoldersFull(Fault):
     """The disk with the work folders of an engine's workers has no free byte."""
 
     def __init__(self, name: str, engine: str, workers: Sequence[Process]) -> None:
@@ -457,8 +501,8 @@ def catalogue(world: World, chance: random.Random) -> list[Fault]:
         StreamRecreated("stream re-created"),
         PausedBeyondLease("bots paused and workers frozen", engine, of_engine),
         Paused("bots paused", engine),
-        DiskFull("disk full", engine, of_engine),
-        EngineFault("engine's disk full", engine, of_engine),
+        WorkFoldersFull("disk full", engine, of_engine),
+        EngineDiskFull("engine's disk full", engine, of_engine),
         PrimaryDiskFull("primary's disk full"),
         ServerDiskFull("NATS's disk full", lambda made: made.nats_server),
         ServerDiskFull("S3's disk full", lambda made: made.s3_server, blocks=True),

@@ -9,6 +9,10 @@ from pathlib import Path
 _SIZE = "size=50%"
 
 
+class DiskBusy(Exception):
+    """The disk cannot be filled now: it grows all the time."""
+
+
 @contextmanager
 def disk(folder: Path, size: str = _SIZE) -> Iterator[Path]:
     """Mount a disk on the new *folder*; engines that are started later see it. Needs root."""
@@ -26,14 +30,19 @@ def fill_disk(folder: Path, *, inside: Sequence[str] = (), seen_at: Path | None 
     Args:
         inside: a command that enters the mount namespace of the disk.
         seen_at: its path outside of that namespace.
+
+    Raises:
+        DiskBusy: try again.
     """
     for _ in range(5):
         found = os.statvfs(seen_at or folder)
-        used = (found.f_blocks - found.f_bfree) * found.f_frsize
+        # A size of zero would be no limit.
+        used = max(1, found.f_blocks - found.f_bfree) * found.f_frsize
         # Refused if something was written meanwhile.
-        if subprocess.run([*inside, "mount", "-o", f"remount,size={used}", str(folder)], check=False).returncode == 0:
+        command = [*inside, "mount", "-o", f"remount,size={used}", str(folder)]
+        if subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0:
             return
-    raise RuntimeError(f"the disk {folder} cannot be filled: it grows all the time")
+    raise DiskBusy(folder)
 
 
 def free_disk(folder: Path, *, inside: Sequence[str] = ()) -> None:
