@@ -93,6 +93,7 @@ class TcpProxy:
         assert task is not None
         self._connections.add(task)
         ends = [writer]
+        dropped = False
         try:
             if self._is_cut:
                 return
@@ -101,12 +102,17 @@ class TcpProxy:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pass_on(reader, server_writer, self._requests))
                 tasks.create_task(self._pass_on(server_reader, writer, self._answers))
-        except* (OSError, asyncio.CancelledError):
+        except* OSError:
             pass
+        except* asyncio.CancelledError:
+            dropped = True
         finally:
             self._connections.discard(task)
             for end in ends:
-                end.close()
+                if dropped:  # what it has not sent yet may never be read: the other side can be frozen
+                    end.transport.abort()
+                else:
+                    end.close()
             for end in ends:
                 with suppress(OSError, asyncio.CancelledError):
                     await end.wait_closed()
