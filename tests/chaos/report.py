@@ -34,6 +34,7 @@ class Report:
     patch: str
     seconds: float
     load: float
+    slowness: float
     lease_seconds: float
     limit_seconds: float
     copies: int
@@ -63,7 +64,7 @@ class Report:
         """Return the report for people."""
         patch = f", patch {self.patch}" if self.patch else ""
         done = f"{self.copies} copies, {self.events} events, {self.firings} firings, {self.backtests} backtests"
-        under = f"load {self.load:.1f}, leases of {self.lease_seconds:g} s"
+        under = f"load {self.load:.1f}, {self.slowness:.1f} times too slow, leases of {self.lease_seconds:g} s"
         lines = [
             f"seed {self.seed}{patch}: {self.seconds:.0f} s, {done}, {under}",
             "",
@@ -97,6 +98,7 @@ def report_on(
         patch=patch,
         seconds=timeline.ended - timeline.began,
         load=load,
+        slowness=timeline.slowness_between(timeline.began, timeline.ended),
         lease_seconds=lease_seconds,
         limit_seconds=limit_seconds,
         copies=len(timeline.copies),

@@ -16,6 +16,7 @@ def test_report_of_a_good_run_names_what_each_fault_did(tmp_path: Path) -> None:
     [fault] = json.loads((tmp_path / "report.json").read_text())["faults"]
     assert (fault["name"], fault["down"], fault["began_seconds"]) == ("worker killed", 1, 50.0)
     assert (fault["longest_seconds"], fault["countable_seconds"]) == (3.0, 3.0)
+    assert report.slowness == 1.0
     assert report.good
     assert "FAILED" not in (tmp_path / "report.txt").read_text()
 

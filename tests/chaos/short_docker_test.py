@@ -17,6 +17,7 @@ from tools.stack.process import BackgroundProcess
 
 _LONGEST_SECONDS = 780.0
 _FEWEST_FAULTS = 10
+_OVERLOADED = 5.0
 
 
 @pytest.mark.timeout(860)
@@ -45,7 +46,7 @@ async def test_every_law_holds_under_one_fault_of_each_family() -> None:
     broken = {law: violations for law, violations in report["violations"].items() if violations}
     assert broken == {}, f"see {output}"
     assert exit_code == 0
-    # On a very busy machine the last ones are left out.
+    # On a very busy machine there is no time for the last ones.
     happened = [fault["name"] for fault in report["faults"]]
     assert happened == [name for names in together(SHORT) for name in names][: len(happened)]
-    assert len(happened) >= _FEWEST_FAULTS
+    assert len(happened) >= (_FEWEST_FAULTS if report["slowness"] < _OVERLOADED else 1)
