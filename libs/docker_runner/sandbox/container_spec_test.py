@@ -10,7 +10,7 @@ import pytest
 from libs.core.room import MIB
 from libs.docker_runner.executable import Entrypoint, Limits, Network, Placement, Question
 from libs.docker_runner.executable_test import BOT
-from libs.docker_runner.sandbox.container_spec import Paths, container_body, relay_command
+from libs.docker_runner.sandbox.container_spec import MASKED_PATHS, Paths, container_body, relay_command
 from libs.docker_runner.sandbox.network import Attachment
 from libs.docker_runner.settings import RunnerSettings
 
@@ -128,6 +128,7 @@ def test_whole_description_of_a_container_is_this_and_nothing_more() -> None:
         "ReadonlyRootfs": True,
         "Privileged": False,
         "IpcMode": "private",
+        "MaskedPaths": MASKED_PATHS,
         "Mounts": [
             bind("/code", "/bot"),
             bind("/runs/spec", "/run/the0/spec"),

@@ -108,6 +108,7 @@ def test_the_kernels_switches_are_closed(probe: dict[str, Any]) -> None:
     assert "Error" in probe["sysrq"]
     assert probe["kcore"] in ("0", "b''") or "Error" in probe["kcore"]
     assert probe["keys"] == "''" or "Error" in probe["keys"]
+    assert probe["pressure"] == "[]" or "Error" in probe["pressure"]
 
 
 def test_no_device_of_the_host_is_there(probe: dict[str, Any]) -> None:

@@ -136,6 +136,7 @@ def main(id, config):
         "sysrq": tried(lambda: write("/proc/sysrq-trigger", "b")),
         "kcore": tried(lambda: os.path.getsize("/proc/kcore") and open("/proc/kcore", "rb").read(1)),
         "keys": tried(lambda: open("/proc/keys").read(10)),
+        "pressure": tried(lambda: os.listdir("/proc/pressure")),
         "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
         "engine_socket": [os.path.exists(path) for path in ("/var/run/docker.sock", "/run/docker.sock")],
         "devices": sorted(os.listdir("/dev")),
