@@ -247,7 +247,7 @@ async def test_busy_processes_of_a_bot_cost_no_lease_and_restart_no_container(ru
     # Workers of other tests may come and go meanwhile.
     assert increased(before, await restarts(runtime)) == []
     assert increased(lapsed, await lapses(runtime)) == []
-    assert len(runs) == 1
+    assert {run["reason"] for run in runs} <= {None, "stopped"}
     await runtime.platform.delete_bot("busy")
 
 
