@@ -152,6 +152,20 @@ async def test_unknown_fields_with_reserved_names_are_stored_separately(store: E
     assert document["event"]["kept"] == {"revision": 78, "a.b": 2}
 
 
+async def test_event_cannot_replace_what_the_runtime_keeps_of_an_entity(store: EntityStore, database: Database) -> None:
+    await store.apply([event(EventKind.CREATED, 1, "x")])
+    own = {name: {"of": "the runtime"} for name in ("saved_state", "relocation", "release", "status")}
+    await database["bots"].update_one({"id": "x"}, {"$set": own})
+    forged = {name: {"of": "another bot"} for name in own}
+
+    await store.apply([event(EventKind.UPDATED, 2, "x", **forged)])
+    await store.apply([event(EventKind.UPDATED, 3, "x")])
+
+    document = await database["bots"].find_one({"id": "x"})
+    assert document is not None
+    assert {name: document.get(name) for name in own} == own
+
+
 async def test_configs_may_hold_dollars_dots_and_any_text(store: EntityStore) -> None:
     config = {"$where": "1", "a.b": {"$set": 1}, "": "é\n\"'", "price": 1.5, "none": None}
     await store.apply([event(EventKind.CREATED, 1, config=config)])

@@ -33,6 +33,7 @@ _OURS = {
     "restart",
     "backtest",
     "relocation",
+    "saved_state",
 }
 _MILLISECOND = 1_000_000
 
