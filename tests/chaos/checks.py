@@ -208,9 +208,14 @@ def metrics_stored(timeline: Timeline) -> list[str]:
     since = max((fault.ended for fault in timeline.faults), default=timeline.began)
     violations = []
     for entity_id, copies in _by_entity(timeline.copies).items():
+        if not any(copy.counts for copy in copies):
+            continue
         counted = [n for copy in copies for at, n in zip(copy.ticks, copy.counts, strict=False) if at >= since]
         stored = timeline.settled.metrics.get(entity_id, 0.0)
-        if counted and stored < counted[0]:
+        if not counted:
+            # While the run settles: the observer's file does not have its next tick yet.
+            violations.append(f"{entity_id}: has not counted since the last fault")
+        elif stored < counted[0]:
             violations.append(
                 f"{entity_id}: the metric {stored:g} is stored, {counted[0]} was counted at the last fault"
             )

@@ -269,3 +269,9 @@ def test_metric_that_is_not_stored_after_the_last_fault_is_reported(stored: dict
     timeline = counting(501, _KILLED)
 
     assert len(metrics_stored(replace(timeline, settled=State(metrics=stored)))) == count
+
+
+def test_bot_that_has_not_counted_since_the_last_fault_is_not_settled() -> None:
+    timeline = replace(counting(501, _KILLED), copies=(copy("b1", "c1", 0, 50, restored=0),))
+
+    assert len(metrics_stored(replace(timeline, settled=State(metrics={"b1": 1e9})))) == 1
