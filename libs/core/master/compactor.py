@@ -83,12 +83,11 @@ class Compactor:
         fleet = fleet_of(self._master.snapshot())
         if not self._calm.lasts(fleet, asyncio.get_running_loop().time()):
             return
-        candidates = sources(fleet, self._capacity)
-        if not candidates or await self._entities.relocations.any_ordered():
-            return
-        for source in candidates[:_MOST_SOURCES]:
+        for source in sources(fleet, self._capacity)[:_MOST_SOURCES]:
             if (entity := await self._next_of(source)) is not None:
-                await self._order(entity, source)
+                # Last, since it reads all entities.
+                if not await self._entities.relocations.any_ordered():
+                    await self._order(entity, source)
                 return
 
     async def _next_of(self, source: Source) -> Entity | None:
