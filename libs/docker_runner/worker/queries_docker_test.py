@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
 from tests.support.rigs.deployed_bot import DeployedBot, DeployedCode
 from tests.support.sdk import sdk_files
+from tests.support.servers.own_engine import GVISOR, OwnEngine
 from tools.engine.ensure import Engine
 
 SLEEPER = "import time\ndef main(id, config):\n print('ready')\n time.sleep(3600)\n"
@@ -152,12 +154,24 @@ class Queried:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def queried(tmp_path: Path, scope: str, docker_engine: Engine) -> AsyncIterator[Queried]:
+    async with open_queries(tmp_path, scope, docker_engine.url) as queried:
+        yield queried
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def queried_in_gvisor(tmp_path: Path, scope: str, private_engine: OwnEngine) -> AsyncIterator[Queried]:
+    async with open_queries(tmp_path, scope, private_engine.url, container_runtime=GVISOR) as queried:
+        yield queried
+
+
+@asynccontextmanager
+async def open_queries(folder: Path, scope: str, url: str, **settings: Any) -> AsyncIterator[Queried]:
     deployed: dict[str, DeployedBot] = {}
 
     async def stored(entity_id: str) -> DeployedBot | None:
         return deployed.get(entity_id)
 
-    async with bot_containers(tmp_path, scope, docker_engine.url, network=Network.NONE) as bots:
+    async with bot_containers(folder, scope, url, network=Network.NONE, **settings) as bots:
         builder = ExecutableBuilder(
             settings=bots.settings,
             service="bot-runner",
@@ -195,7 +209,7 @@ async def started(queried: Queried, executable: Executable) -> ManagedContainer:
     async def is_ready() -> bool:
         return b"ready" in b"".join([line.data async for line in queried.bots.runner.logs(container)])
 
-    await eventually(is_ready)
+    await eventually(is_ready, within_seconds=120)
     return container
 
 
@@ -232,6 +246,23 @@ async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(queri
     alive = await queried.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
+
+
+async def test_bot_on_gvisor_answers_beside_the_bot_and_in_a_container_of_its_own(queried_in_gvisor: Queried) -> None:
+    queried = queried_in_gvisor
+    executable = queried.deploy(STATEFUL, WITH_SDK, with_sdk=True)
+
+    once = await queried.query("/none")
+    container = await started(queried, executable)
+    state = await queried.data("/state")
+    written = await queried.data("/write")
+    forced = await queried.data("/force")
+
+    assert json.loads(once.body)["error"] == "No handler for path: /none"
+    assert state == {"status": "ok", "data": 1}
+    assert "read-only" in written["error"]
+    assert forced == {"status": "ok", "data": "PermissionError"}
+    await queried.bots.runner.remove(container)
 
 
 async def test_hostile_query_process_harms_only_its_own_answers(queried: Queried) -> None:
