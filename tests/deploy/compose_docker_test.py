@@ -30,6 +30,7 @@ from tests.deploy.compose_project import SERVICE_LABEL, ComposeProject
 from tests.support.eventually import eventually
 from tests.support.rigs.platform import Platform, zipped
 from tests.support.rigs.service_images import build_service_images
+from tests.support.sdk import sdk_files
 from tools.debian.packages import PackageMissingError, ensure_unpacked
 from tools.engine.ensure import Engine
 
@@ -38,6 +39,15 @@ pytestmark = pytest.mark.timeout(600)
 WORKERS = {"bot-runner-worker": 1, "backtest-runner-worker": 1}
 MASTERS = {f"{service.name}-{role}": 1 for service in SERVICES for role in ("master", "master-2")}
 BOT = "import time\n\ndef main(id, config):\n    time.sleep(600)\n"
+QUERY = """
+from the0 import query
+
+@query.handler("/price")
+def price(req):
+    return req.get("symbol")
+
+query.run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +112,20 @@ class Bot:
         url = f"nats://the0:{settings['NATS_PASSWORD']}@{self._project.address('nats')}:4222"
         connection = await nats.connect(url)
         platform = Platform(connection, storage)
-        await asyncio.to_thread(platform.upload, self.id, zipped({"main.py": BOT}))
-        await platform.create_bot(self.id, {}, key=self.id)
+        code = zipped({"main.py": BOT, "query.py": QUERY, **sdk_files()})
+        await asyncio.to_thread(platform.upload, self.id, code)
+        payload = platform.payload(self.id, {}, key=self.id)
+        payload["custom"]["config"]["entrypoints"]["query"] = "query.py"
+        await platform.publish("the0.bot.created", payload)
         await connection.close()
+
+    async def answer(self, master: str) -> dict[str, Any] | None:
+        """Its answer to a query at *master*; None while there is none."""
+        url = f"http://{self._project.address(master)}:9477/query"
+        headers = {"Authorization": f"Bearer {self._project.environment()['HTTP_TOKEN']}"}
+        request = {"bot_id": self.id, "query_path": "/price", "params": {"symbol": "ETH"}, "timeout_sec": 30}
+        async with aiohttp.ClientSession(headers=headers) as session, session.post(url, json=request) as got:
+            return dict(await got.json()) if got.status == 200 else None
 
     def containers(self) -> set[str]:
         """The ids of its containers that run."""
@@ -251,6 +272,9 @@ async def test_upgrade_replaces_every_process_and_touches_no_bot(
     assert project.versions() == {name: [project.second] * count for name, count in (WORKERS | MASTERS).items()}
     assert project.environment()["PREVIOUS_TAG"] == project.first
     assert bot.containers() == before
+    for master in ("bot-runner-master", "bot-runner-master-2"):
+        answer = await eventually(lambda: bot.answer(master), within_seconds=60)  # noqa: B023 - awaited at once
+        assert answer == {"status": "ok", "data": "ETH"}
     assert len(moments) > 1
     for worker in WORKERS:
         assert min(moment[worker] for moment in moments) == 1

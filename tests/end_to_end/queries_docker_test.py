@@ -52,7 +52,7 @@ async def test_bot_answers_while_it_runs_after_its_worker_was_replaced_and_when_
         await eventually(lambda: service.running_with("b", "up"))
 
         running = await asked(service, "/n", params={"symbol": "BTC"}, timeout_sec=30)
-        told = await service.terminal().succeed("bot", "query", "b", "/n", "--params", '{"symbol": "ETH"}')
+        command = await service.terminal().succeed("bot", "query", "b", "/n", "--params", '{"symbol": "ETH"}')
         unknown = await asked(service, "/n", bot_id="none")
         await service.processes["w1"].process.kill()
         await service.start_process("worker", "w1").wait_ready()
@@ -64,7 +64,7 @@ async def test_bot_answers_while_it_runs_after_its_worker_was_replaced_and_when_
 
     answer = {"status": "ok", "data": {"n": 1, "symbol": "BTC", "once": False}}
     assert running == continued == (200, answer)
-    assert json.loads(told.out)["data"]["symbol"] == "ETH"
+    assert json.loads(command.out)["data"]["symbol"] == "ETH"
     assert unknown == (404, {"status": "error", "error": "there is no bot 'none'"})
     # From the state that was saved when it ended.
     assert stopped == (200, {"status": "ok", "data": {"n": 1, "symbol": "BTC", "once": True}})

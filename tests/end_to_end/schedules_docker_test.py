@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,11 @@ def main(id, config):
     while True:
         time.sleep(0.1)
 """
+READING = """
+def main(id, config):
+    print("read", open("/data/prices.csv").read(), flush=True)
+"""
+EVERY_SECOND = "* * * * * *"
 NEVER_SOON = "0 0 1 1 *"
 
 
@@ -71,6 +77,26 @@ async def test_a_schedule_runs_at_its_times_with_its_config(scheduler: Deploymen
     assert await eventually(lambda: gone(scheduler, "quick"))
 
 
+async def test_schedule_reads_its_data_set_and_says_which_one_is_missing(scheduler: Deployment, tmp_path: Path) -> None:
+    terminal = scheduler.terminal()
+    scheduler.platform.upload("reading.zip", zipped({"main.py": READING}))
+    (tmp_path / "prices.csv").write_text("1,2,3")
+    await announce(scheduler, "created", "reading", "reading.zip", schedule=EVERY_SECOND, dataSets=["prices.csv"])
+
+    without = await eventually(lambda: ended_with(scheduler, "reading", "rejected"))
+    await terminal.succeed("bot", "data", "put", "prices.csv", str(tmp_path / "prices.csv"))
+    reading = await eventually(lambda: ended_with(scheduler, "reading", "finished"))
+
+    assert "runtime bot data put prices.csv FILE" in without["message"]
+    assert "read 1,2,3" in reading["last_lines"]
+    await scheduler.platform.publish("the0.bot-schedule.deleted", {"id": "reading", "config": {}})
+    assert await eventually(lambda: gone(scheduler, "reading"))
+
+
+async def ended_with(made: Deployment, schedule_id: str, reason: str) -> dict[str, Any] | None:
+    return next((run for run in await history(made, schedule_id) if run["reason"] == reason), None)
+
+
 async def test_schedule_answers_a_query_in_a_container_of_its_own(scheduler: Deployment) -> None:
     query = "import json, os\nanswer = {'status': 'ok', 'data': os.environ['QUERY_PATH']}\n"
     query += "with open('/query/result.json', 'w') as file:\n    json.dump(answer, file)\n"
@@ -80,9 +106,9 @@ async def test_schedule_answers_a_query_in_a_container_of_its_own(scheduler: Dep
     await scheduler.platform.publish("the0.bot-schedule.created", payload)
     await eventually(lambda: scheduler.document("asked"))
 
-    told = await scheduler.terminal().succeed("schedule", "query", "asked", "/next")
+    answer = await scheduler.terminal().succeed("schedule", "query", "asked", "/next")
 
-    assert told.json() == {"status": "ok", "data": "/next"}
+    assert answer.json() == {"status": "ok", "data": "/next"}
 
 
 async def test_a_bad_expression_is_a_dead_letter_and_the_old_schedule_stays(scheduler: Deployment) -> None:
