@@ -52,8 +52,12 @@ def config_of(text: str | None) -> dict[str, Any]:
     elif not text.lstrip().startswith("{"):
         try:
             text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--config is neither a JSON object nor a file that can be read: {error}") from error
+        except OSError as error:
+            raise click.UsageError(
+                f"--config {text}: {error.strerror or error}; name a file, or JSON in {{}}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"--config {text} is not UTF-8; save the file as UTF-8") from error
     try:
         config = json.loads(text)
     except ValueError as error:

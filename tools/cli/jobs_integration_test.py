@@ -181,7 +181,7 @@ def test_six_fields_begin_with_the_second(commands: Commands) -> None:
         (["--config", '{"overlap": "maybe"}'], "config.overlap is 'maybe'; it must be one of skip, queue, replace"),
         (["--config", '{"timeout": "long"}'], "config.timeout is 'long'; it must be a number from"),
         (["--config", "{"], "--config is not JSON"),
-        (["--config", "/does/not/exist"], "--config is neither a JSON object nor a file that can be read"),
+        (["--config", "/does/not/exist"], "--config /does/not/exist: No such file or directory; name a file"),
         (["--entrypoint", "absent.py"], "the bot entrypoint 'absent.py' is not a file in"),
         (["--runtime", "cobol"], "unknown runtime 'cobol'; known are: nodejs20, python3.11"),
     ],

@@ -25,8 +25,10 @@ def read_env_file(path: Path) -> dict[str, str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BotFolderInvalid(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise BotFolderInvalid(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BotFolderInvalid(f"{path} is not UTF-8; save the file as UTF-8") from error
     found = {}
     lines = list(enumerate(text.splitlines(), 1))
     while lines:

@@ -50,7 +50,14 @@ def test_other_line_is_reported_by_its_number_without_its_content(tmp_path: Path
 
 
 def test_missing_file_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(BotFolderInvalid, match="cannot be read"):
+    with pytest.raises(BotFolderInvalid, match="env cannot be read: No such file or directory"):
+        read_env_file(tmp_path / "env")
+
+
+def test_file_that_is_not_utf_8_is_reported_with_remedy(tmp_path: Path) -> None:
+    (tmp_path / "env").write_bytes(b"A=\xff")
+
+    with pytest.raises(BotFolderInvalid, match="is not UTF-8; save the file as UTF-8"):
         read_env_file(tmp_path / "env")
 
 
