@@ -70,7 +70,9 @@ async def port_forward(kubeconfig: str, namespace: str, target: str, port: int) 
         try:
             yield int(line.split()[2].rpartition(":")[2])
         finally:
-            process.kill()
+            # A lost node ends it by itself.
+            with suppress(ProcessLookupError):
+                process.kill()
             await rest
     finally:
         if process.returncode is None:
