@@ -1,6 +1,7 @@
 """A namespace in a real Kubernetes cluster, for tests that run there when KUBECONFIG is set."""
 
 import asyncio
+from contextlib import suppress
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
