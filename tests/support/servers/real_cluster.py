@@ -1,7 +1,6 @@
 """A namespace in a real Kubernetes cluster, for tests that run there when KUBECONFIG is set."""
 
 import asyncio
-from contextlib import suppress
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -72,7 +71,7 @@ async def port_forward(kubeconfig: str, namespace: str, target: str, port: int) 
             yield int(line.split()[2].rpartition(":")[2])
         finally:
             # A lost node ends it by itself.
-            with suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await rest
     finally:
