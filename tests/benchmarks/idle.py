@@ -61,7 +61,7 @@ async def measure(
             for role in ("master", "worker"):
                 importing = await _import_seconds(folder)
                 begun = time.perf_counter()
-                process = made.start_process(role, role, under=(as_in_image.__name__,))
+                process = made.start_process(role, role, under=(as_in_image.__name__,), **as_in_image.ENVIRONMENT)
                 await process.wait_ready()
                 ready = time.perf_counter() - begun
                 await asyncio.sleep(_SETTLE_SECONDS)
