@@ -30,6 +30,7 @@ async def test_master_of_healthy_cluster_starts_without_warnings(
                 "DEPLOYMENT_NAME": cluster.deployment_name,
                 "KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig")),
                 "GRPC_PORT": str(free_port()),
+                "QUERY_PORT": str(free_port()),
                 "LOG_FORMAT": "json",
             },
             http_port=free_port(),
