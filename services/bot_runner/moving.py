@@ -74,8 +74,7 @@ class BotMover:
         if not await self._entities.relocations.carry_out(bot.id, bot.config, order):
             return "its new segment has no room or no owner, or the bot was changed"
         log.info("bot moved", reason=order.reason, segment=order.origin, to=order.target)
-        await self._wake_ups.segments_changed([order.target])
-        await self._wake_ups.partitions_changed()
+        await self._wake_ups.entity_moved(order.target)
         return ""
 
     async def _stays(self, bot: Entity, order: Relocation, reason: str) -> None:

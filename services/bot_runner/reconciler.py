@@ -14,7 +14,6 @@ from libs.core.observability.tracing import Attributes, span
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity, EntityStore
-from libs.core.store.relocations import Relocation
 from libs.core.worker.handler import OwnedSegment
 from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import RoomRequest
@@ -146,11 +145,11 @@ class SegmentReconciler:
                 self._earlier_closed = await self._records.close_all_earlier(alive)
         with isolated("look after starts"):
             await self._actions.record_failed_starts(actual, unsettled)
-        desired = {one.id: self._desired_state.of(one, placement, self._order_for(one)) for one in entities}
+        segment_id, now = self._owned.segment_id, self._clock()
+        desired = {one.id: self._desired_state.of(one, placement, one.order_from(segment_id, now)) for one in entities}
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
-        now = self._clock()
         decided = plan(desired, self._start_times.corrected(actual, now, time.time()), now, self._room.reservations())
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
@@ -190,12 +189,6 @@ class SegmentReconciler:
                 await self._revisions.note(entities, desired)
         return self._sooner(decided.next_round_at)
 
-    def _order_for(self, entity: Entity) -> Relocation | None:
-        """Return the valid order to move *entity* to another segment."""
-        order, segment_id = entity.relocation, self._owned.segment_id
-        is_valid = order is not None and order.holds(segment_id, entity.revision, self._clock())
-        return order if is_valid else None
-
     async def _move_misplaced(self, entities: Sequence[Entity]) -> None:
         """Move bots without a container to segments of their placement.
 
@@ -205,8 +198,7 @@ class SegmentReconciler:
             with isolated("move bot"):
                 if self._owned.proven() and (segment_id := await self._entities.move(entity)) is not None:
                     log.info("bot moves to a segment of its placement", bot=entity.id, segment=segment_id)
-                    await self._wake_ups.segments_changed([segment_id])
-                    await self._wake_ups.partitions_changed()
+                    await self._wake_ups.entity_moved(segment_id)
 
     def _begin(self, action: Action, bot: DesiredBot | None, tasks: asyncio.TaskGroup) -> None:
         trace = bot.trace if bot is not None else {}

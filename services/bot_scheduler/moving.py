@@ -22,12 +22,6 @@ class ScheduleMover:
         self._records = records
         self._wake_ups = wake_ups
 
-    def order_for(self, state: ScheduleState, now: float) -> Relocation | None:
-        """Return the valid order to move the schedule at *now* (Unix seconds)."""
-        order, entity = state.entity.relocation, state.entity
-        is_valid = order is not None and order.holds(self._owned.segment_id, entity.revision, now)
-        return order if is_valid else None
-
     async def moved(self, state: ScheduleState, order: Relocation) -> bool:
         """Move a schedule of which nothing is active, and no firing is claimed meanwhile. Return whether it moved.
 
@@ -50,6 +44,5 @@ class ScheduleMover:
             await self._claims.refuse(state, order)
             return False
         log.info("schedule moved", schedule=state.id, reason=order.reason, segment=order.origin, to=order.target)
-        await self._wake_ups.segments_changed([order.target])
-        await self._wake_ups.partitions_changed()
+        await self._wake_ups.entity_moved(order.target)
         return True

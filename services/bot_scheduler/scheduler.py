@@ -219,13 +219,12 @@ class SegmentScheduler:
                 if self._owned.proven() and (segment_id := await self._claims.move(state)) is not None:
                     log.info("schedule moves to a segment of its placement", schedule=state.id, segment=segment_id)
                     self._forget(state.id)
-                    await self._wake_ups.segments_changed([segment_id])
-                    await self._wake_ups.partitions_changed()
+                    await self._wake_ups.entity_moved(segment_id)
 
     async def _move_ordered(self) -> None:
         """Move schedules as the leading master ordered. One that is active or due soon stays while it is."""
         for state in list(self._states.values()):
-            order = self._mover.order_for(state, self._clock())
+            order = state.entity.order_from(self._owned.segment_id, self._clock())
             if order is None or self._is_busy(state) or state.id in self._claiming:
                 continue
             if not is_idle(state, self._clock()):

@@ -28,6 +28,11 @@ class WakeUps:
         """Wake the masters after a partition became occupied or empty. Never raises."""
         await self._send(self.partitions_subject)
 
+    async def entity_moved(self, segment_id: int) -> None:
+        """Wake the owner of the segment that an entity moved to, and the masters. Never raises."""
+        await self.segments_changed([segment_id])
+        await self.partitions_changed()
+
     @asynccontextmanager
     async def waking(self, segment_id: int, wake: Wake) -> AsyncIterator[None]:
         """Set *wake* within the block when the segment changed, and when that may have been missed."""

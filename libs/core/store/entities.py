@@ -16,7 +16,7 @@ from libs.core.store.history import EntityEvent, EventKind, Stamp
 from libs.core.store.holds import Hold, Holds, HoldStore
 from libs.core.store.numbers import with_integers
 from libs.core.store.partitions import PartitionStore
-from libs.core.store.relocations import MOVED_AWAY, MOVES, PLACEMENT, Relocation, RelocationStore
+from libs.core.store.relocations import MOVED_AWAY, PLACEMENT, Relocation, RelocationStore
 from libs.core.store.tombstones import TombstoneStore
 from libs.core.timestamps import nanoseconds_of
 
@@ -131,6 +131,11 @@ class Entity:
         """The order to move it to another segment, or its last move."""
         return Relocation.of(self.document)
 
+    def order_from(self, segment_id: int, now: float) -> Relocation | None:
+        """Return the order to move it from this segment, if one is valid at *now* (Unix seconds)."""
+        order = self.relocation
+        return order if order is not None and order.holds(segment_id, self.revision, now) else None
+
     @property
     def as_read(self) -> Document:
         """The fields by which it is recognised as unchanged by events since it was read, and not recreated.
@@ -220,19 +225,14 @@ class EntityStore:
             StoreUnavailable: it may have moved.
         """
         [slot] = await self.partitions.claim(1, key_of(entity.config))
-        self.partitions.check([slot])
-        held = await self.partitions.held_slots([entity.segment_id])
-        unchanged = {**entity.as_read, "segment_id": entity.segment_id}
-        with translated():
-            moved = {"$set": {"segment_id": slot.segment_id}, "$unset": dict.fromkeys(MOVED_AWAY, "")}
-            result = await self._entities.update_one(unchanged, moved)
-        if not result.modified_count:
-            await self.partitions.release([slot])
-            return None
-        MOVES.labels(PLACEMENT).inc()
-        await self.partitions.confirm([slot])
-        await self.partitions.release(list(held.values()))
-        return slot.segment_id
+        is_emptied = await self.relocations.change_segment(
+            {**entity.as_read, "segment_id": entity.segment_id},
+            entity.segment_id,
+            slot,
+            {"$set": {"segment_id": slot.segment_id}, "$unset": dict.fromkeys(MOVED_AWAY, "")},
+            PLACEMENT,
+        )
+        return slot.segment_id if is_emptied is not None else None
 
     async def in_segment(self, segment_id: int) -> list[Entity]:
         """Return the entities of a segment by id, including held and disabled ones."""

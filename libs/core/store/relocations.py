@@ -9,7 +9,7 @@ The field `relocation` of a document: `{id, from, to, revision, reason, deadline
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from prometheus_client import Counter
 
 from libs.core.placement import key_of
 from libs.core.store.client import Database, Document, translated
-from libs.core.store.partitions import PartitionStore
+from libs.core.store.partitions import PartitionStore, Slot
 
 MOVES = Counter(
     "runtime_entity_moves_total", "Entities that moved to another segment, by reason, as carried out here.", ["reason"]
@@ -165,25 +165,47 @@ class RelocationStore:
         slot = await self._partitions.claim_in(order.target, key_of(config))
         if slot is None:
             return False
-        self._partitions.check([slot])
-        held = await self._partitions.held_slots([order.origin])
         # A document of an older runtime has no revision.
         revision = order.revision or {"$in": [0, None]}
         as_ordered = {"id": entity_id, "segment_id": order.origin, f"{FIELD}.id": order.id, "revision": revision}
         still_valid = {"$expr": {"$gt": [f"${FIELD}.deadline", "$$NOW"]}}
+        is_emptied = await self.change_segment(
+            {**(expected or {}), **as_ordered, **still_valid},
+            order.origin,
+            slot,
+            [{"$set": {"segment_id": slot.segment_id, f"{FIELD}.moved_at": "$$NOW"}}, {"$unset": list(MOVED_AWAY)}],
+            order.reason,
+        )
+        if is_emptied and order.reason == COMPACTION:
+            FREED.inc()
+        return is_emptied is not None
+
+    async def change_segment(
+        self,
+        unchanged: Mapping[str, object],
+        origin: int,
+        slot: Slot,
+        update: Document | Sequence[Document],
+        reason: str,
+    ) -> bool | None:
+        """Move the entity that is *unchanged* from the segment *origin* into *slot* by *update*.
+
+        Returns:
+            Whether the former segment is empty now; None when the entity has changed, and *slot* is released.
+
+        Raises:
+            StoreUnavailable: it may have moved.
+        """
+        self._partitions.check([slot])
+        held = await self._partitions.held_slots([origin])
         with translated():
-            result = await self._entities.update_one(
-                {**(expected or {}), **as_ordered, **still_valid},
-                [{"$set": {"segment_id": order.target, f"{FIELD}.moved_at": "$$NOW"}}, {"$unset": list(MOVED_AWAY)}],
-            )
+            result = await self._entities.update_one(unchanged, update)
         if not result.modified_count:
             await self._partitions.release([slot])
-            return False
+            return None
+        MOVES.labels(reason).inc()
         await self._partitions.confirm([slot])
-        MOVES.labels(order.reason).inc()
-        if await self._partitions.release(list(held.values())) and order.reason == COMPACTION:
-            FREED.inc()
-        return True
+        return await self._partitions.release(list(held.values()))
 
 
 MOVED_AWAY = (f"{FIELD}.deadline", "release.epoch")
