@@ -193,7 +193,7 @@ class HeadersOfAFile(SpanExporter):
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Do nothing: no spans are kept here."""
+        """Flush the current exporter."""
         return self._inner.force_flush(timeout_millis)
 
 

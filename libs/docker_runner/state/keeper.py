@@ -183,14 +183,17 @@ class StateKeeper:
             try:
                 await self._save(folder, of.entity_id, of.run_id, epoch)
             except StateUnsaved as error:
-                wait = self._setbacks.failed(folder.token)
                 self._failing.setdefault(folder.token, time.time())
-                log.warning(
-                    "state not saved; it is tried again",
-                    id=of.entity_id,
-                    reason=str(error),
-                    retry_in_seconds=round(wait, 2),
-                )
+                self._not_saved(folder.token, of.entity_id, error)
+
+    def _not_saved(self, key: str, entity_id: str, error: StateUnsaved) -> None:
+        wait = self._setbacks.failed(key)
+        log.warning(
+            "state not saved; it is tried again",
+            id=entity_id,
+            reason=str(error),
+            retry_in_seconds=round(wait, 2),
+        )
 
     # --- afterwards
 
@@ -278,13 +281,7 @@ class StateKeeper:
                 await self._flush(unsaved)
                 self._setbacks.worked(key)
             except StateUnsaved as error:
-                wait = self._setbacks.failed(key)
-                log.warning(
-                    "state not saved; it is tried again",
-                    id=unsaved.entity_id,
-                    reason=str(error),
-                    retry_in_seconds=round(wait, 2),
-                )
+                self._not_saved(key, unsaved.entity_id, error)
 
     async def _flush(self, unsaved: Unsaved) -> None:
         """Save *unsaved* unless there is a later state, and drop it then. May be repeated.
