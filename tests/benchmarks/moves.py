@@ -46,8 +46,7 @@ async def measure(folder: Path, engine: Engine, bots: int) -> list[float]:
             await made.platform.create_bot(bot_id, {}, key="bot.zip")
         for bot_id in ids:
             await eventually(partial(made.running_with, bot_id, "tick"), within_seconds=_WITHIN_SECONDS)
-        elsewhere = {name: str(folder / f"other-{name.lower()}") for name in ("TEMP_DIR", "KEEPALIVE_DIR")}
-        await made.start_process("worker", "arriving", DOCKER_HOST=other.url, **elsewhere).wait_ready()
+        await made.start_process("worker", "arriving", **made.on_other_engine(other.url)).wait_ready()
         await made.processes["w1"].process.stop(grace_seconds=_WITHIN_SECONDS)
         stopped = time.time()
         downtime = partial(_downtime, made, stopped)

@@ -56,7 +56,7 @@ class Attachment:
     """The network of a container's interface: the engine's id or name of a network.
 
     *walled* interfaces must have an address with the prefix, made by :func:`card_address`. *named* ones may have it: it
-    tells in the rules whose packets they refused, and nothing depends on it.
+    identifies in the rules whose packets they refused, and nothing depends on it.
     """
 
     network: str

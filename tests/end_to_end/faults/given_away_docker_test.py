@@ -29,12 +29,7 @@ async def test_bot_that_is_deaf_to_sigterm_holds_up_only_itself_when_its_segment
         made.platform.upload("quick.zip", zipped({"main.py": QUICK}))
         made.platform.upload("deaf.zip", zipped({"main.py": DEAF}))
         master = made.start_process("master", "master")
-        other = {
-            "DOCKER_HOST": private_engine.url,
-            "TEMP_DIR": f"{tmp_path}/other",
-            "KEEPALIVE_DIR": f"{tmp_path}/other-keepalive",
-        }
-        former = made.start_process("worker", "w1", **other)
+        former = made.start_process("worker", "w1", **made.on_other_engine(private_engine.url))
         for process in (master, former):
             await process.wait_ready()
         made.engine = Engine(private_engine.url)

@@ -30,12 +30,7 @@ async def test_hung_engine_gives_its_bots_up_to_another_engine_and_keeps_them_wh
     async with deployment(tmp_path, docker_engine, settings=SETTINGS) as made:
         made.platform.upload("bot.zip", zipped({"main.py": BOT}))
         master = made.start_process("master", "master")
-        other = {
-            "DOCKER_HOST": private_engine.url,
-            "TEMP_DIR": f"{tmp_path}/other",
-            "KEEPALIVE_DIR": f"{tmp_path}/other-keepalive",
-        }
-        worker = made.start_process("worker", "w1", **other)
+        worker = made.start_process("worker", "w1", **made.on_other_engine(private_engine.url))
         for process in (master, worker):
             await process.wait_ready()
         made.engine = Engine(private_engine.url)

@@ -137,6 +137,14 @@ class Deployment:
         if scope:
             remove_containers(self.engine, scope)
 
+    def on_other_engine(self, url: str) -> dict[str, str]:
+        """Return the settings of a worker on the engine at *url*, with folders of its own."""
+        return {
+            "DOCKER_HOST": url,
+            "TEMP_DIR": str(self.folder / "other"),
+            "KEEPALIVE_DIR": str(self.folder / "other-keepalive"),
+        }
+
     def _environment(self) -> dict[str, str]:
         return {
             "MONGO_URI": self.mongod.uri,
