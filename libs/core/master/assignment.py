@@ -5,77 +5,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from libs.core.coordination import HeldSegment
-from libs.core.leases.lease import LeaseView, SegmentView
-from libs.core.placement import Labels, read, written
+from libs.core.leases.lease import SegmentView
+from libs.core.master.losses import reasons_of_losses
+from libs.core.master.worker_view import WorkerView
 from libs.core.room import Need, Room, missing
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """A registered worker, as input of the assignment.
-
-    Attributes:
-        seniority: smaller for workers that registered earlier.
-        held: the leases that it reports.
-        assigned: the segments last assigned to it; None before the first decision about it.
-        refused: segments that it cannot acquire now.
-        at_most: how many segments it can own; None for no limit.
-        cordoned: whether it is given no segment that it does not own yet.
-        drained: whether its segments also move to other workers; implies *cordoned*.
-        refused_lately: whether a segment that another worker holds should not move to it, since it may refuse that one
-            too.
-        overdue: segments that it was assigned and did not acquire in time; its reports about them are ignored.
-        labels: what segments may require of it.
-        template: what it was made from; workers with the newest one outlive the others in a rollout.
-        started: when its process started, in Unix milliseconds.
-    """
-
-    worker_id: str
-    instance_id: str
-    host: str
-    seniority: int
-    held: tuple[HeldSegment, ...] = ()
-    assigned: frozenset[int] | None = None
-    draining: bool = False
-    impediment: str = ""
-    refused: Mapping[int, str] = field(default_factory=dict)
-    engine_lost: bool = False
-    at_most: int | None = None
-    cordoned: bool = False
-    drained: bool = False
-    refused_lately: bool = False
-    overdue: frozenset[int] = frozenset()
-    labels: Labels = frozenset()
-    template: str = ""
-    started: int = 0
-
-    def suits(self, segment: SegmentView) -> bool:
-        """Return whether it has the labels that the segment's entities require."""
-        return not segment.placement or read(segment.placement) <= self.labels
-
-    def may_take(self, lease: LeaseView | None) -> bool:
-        """Return whether a segment under *lease* is its own or free, so that it is acquired without waiting."""
-        if lease is None:
-            return True
-        holder = lease.holder
-        return holder.worker_id == self.worker_id and (
-            holder.instance_id == self.instance_id or holder.host == self.host
-        )
-
-    @property
-    def can_begin(self) -> bool:
-        """Whether it can acquire a segment that it does not hold yet."""
-        return not self.draining and not self.impediment and not self.engine_lost
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be given a segment that it did not own before."""
-        return self.can_begin and not self.cordoned
-
-    def can_take(self, segment_id: int) -> bool:
-        """Return whether it can acquire *segment_id*, which it does not hold yet."""
-        return self.can_begin and segment_id not in self.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +143,7 @@ class _Deciding:
             reserved=self.reserved,
             waiting=list(self.unowned),
             next_expiry_seconds=min(expiries, default=None),
-            reasons=self._reasons(),
+            reasons=reasons_of_losses(self.workers, self.all_segments, self.owners, self.reserved),
             moves=self.moves,
             staying=self.staying,
         )
@@ -494,37 +427,3 @@ class _Deciding:
     def _reserve(self, segment_id: int, worker_id: str) -> None:
         del self.unowned[segment_id]
         self.reserved[segment_id] = worker_id
-
-    # --- reasons
-
-    def _reasons(self) -> dict[str, str]:
-        reasons = {}
-        for worker in self.workers:
-            if not worker.held and not worker.assigned:
-                continue
-            had = {held.segment_id for held in worker.held} | (worker.assigned or frozenset())
-            lost = sorted(had - self.owned[worker.worker_id])
-            if lost:
-                reasons[worker.worker_id] = self._why_taken(worker, lost[0])
-        return reasons
-
-    def _why_taken(self, worker: WorkerView, segment_id: int) -> str:
-        segment = self.all_segments.get(segment_id)
-        is_held = any(held.segment_id == segment_id for held in worker.held)
-        if worker.draining:
-            return "this worker is shutting down"
-        if segment is None or segment.bot_count <= 0:
-            return f"segment {segment_id} no longer has entities"
-        if not worker.suits(segment):
-            lost = written(read(segment.placement) - worker.labels)
-            return f"this worker lacks the labels {lost}, which segment {segment_id} needs"
-        if segment_id in worker.overdue and segment.lease is None:
-            return f"this worker did not acquire segment {segment_id} in time"
-        if worker.impediment and not is_held:
-            return f"this worker cannot take segment {segment_id} now: {worker.impediment}"
-        if segment_id in worker.refused and not is_held:
-            return f"this worker cannot take segment {segment_id} now: {worker.refused[segment_id]}"
-        owner = self.owners.get(segment_id) or self.reserved.get(segment_id)
-        if owner is not None and segment_id in self.owners and is_held and worker.may_take(segment.lease):
-            return f"segment {segment_id} moves to {owner}"
-        return f"segment {segment_id} is held by {owner or 'no worker'}"

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from libs.core.coordination import HeldSegment
 from libs.core.leases.lease import Holder, LeaseView, SegmentView
-from libs.core.master.assignment import WorkerView, decide
+from libs.core.master.assignment import decide
+from libs.core.master.worker_view import WorkerView
 from libs.core.placement import labels_in
 from libs.core.room import Need, Room
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from libs.core.coordination import HeldSegment
 from libs.core.leases.lease import Holder, LeaseView, SegmentView
-from libs.core.master.assignment import Decision, Move, WorkerView, decide
+from libs.core.master.assignment import Decision, Move, decide
+from libs.core.master.worker_view import WorkerView
 from libs.core.room import MIB, Demand, Need, Room
 
 

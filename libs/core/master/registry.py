@@ -11,7 +11,8 @@ from enum import Enum
 from typing import Final, NewType
 
 from libs.core.coordination import Assignment, WorkerIdentity, WorkerState
-from libs.core.master.assignment import Decision, WorkerView
+from libs.core.master.assignment import Decision
+from libs.core.master.worker_view import WorkerView
 from libs.core.observability.tracing import Headers
 from libs.core.room import Need, Room, least_by_host
 from libs.core.store.cordons import Cordon
