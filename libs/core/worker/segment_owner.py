@@ -1,4 +1,4 @@
-"""Own one segment: acquire its lease, run the handler, and stop all work before the lease expires."""
+"""Own one segment: acquire its lease, run the handler under it, and stop all work before it expires."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.wake import Wake
 from libs.core.errors import RuntimeFault, UserError
 from libs.core.leases.boot_clock import boot_seconds
-from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseLost, LeaseView, Taken, TakeoverTooEarly
+from libs.core.leases.lease import Holder, Lease, LeaseHeld, LeaseView, Taken, TakeoverTooEarly
 from libs.core.leases.lease_keeper import Lapse, LeaseKeeper, LeaseTiming
 from libs.core.observability.log import get_logger
 from libs.core.observability.tracing import Headers, span
 from libs.core.store.client import StoreUnavailable
 from libs.core.store.leases import LeaseStore
 from libs.core.worker.handler import OwnedSegment, SegmentHandler
+from libs.core.worker.segment_release import ReleaseEnvironment, SegmentRelease, release, release_once
 from libs.core.worker.supervised import HandlerRun, stop_until_done
 
 log = get_logger(__name__)
@@ -27,13 +28,9 @@ ACQUIRED = Counter("runtime_segments_acquired_total", "Leases of segments acquir
 
 _GIVE_UP_ON_RUN_SECONDS = 5.0
 _URGENT_RUN_SECONDS = 0.2
-_LOST_ENGINE_SECONDS = 2.0
 _CANCEL_SECONDS = 2.0
-_PROMISE_SECONDS = 10.0
-_AFTER_DEADLINE_SECONDS = 5.0
 _HELD_POLL_SECONDS = 0.5
 _REFUSED_SECONDS = 2.0
-_RELEASE_ATTEMPT_SECONDS = 1.0
 _ASK_SECONDS = 2.0
 _ANSWER_SECONDS = 1.0
 
@@ -48,12 +45,8 @@ class WorkerSuperseded(UserError):
         )
 
 
-class Environment(Protocol):
+class Environment(ReleaseEnvironment, Protocol):
     """What the owners of one worker share, and where they report what concerns all of them."""
-
-    @property
-    def engine_lost(self) -> bool:
-        """Whether the engine has not answered for some seconds, so that containers cannot be stopped through it."""
 
     def changed(self) -> None:
         """Report that an owner's held or refused segment changed."""
@@ -63,12 +56,6 @@ class Environment(Protocol):
 
     def not_taken_over(self, segment_id: int) -> None:
         """Report that a lease that was to be taken over has changed meanwhile."""
-
-    async def can_hand_over(self) -> bool:
-        """Return whether this worker ends and another worker of its engine could continue its containers."""
-
-    async def hand_over(self, lease: Lease) -> bool:
-        """Offer *lease* to the other workers of the engine; return whether one has it now."""
 
 
 class SegmentOwner:
@@ -238,8 +225,12 @@ class SegmentOwner:
             work.cancel()
             keeping.cancel()
             await asyncio.wait([keeping, work.task], timeout=_CANCEL_SECONDS)
-            self.owned = None
-            self._environment.changed()
+            self._gone()
+
+    def _gone(self) -> None:
+        """Report that the segment is not owned any more."""
+        self.owned = None
+        self._environment.changed()
 
     async def _begin(self, owned: OwnedSegment) -> bool:
         """Write the keepalive for the lease. If that fails, stop all containers of the segment, then release it."""
@@ -253,7 +244,7 @@ class SegmentOwner:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, owned.proven_seconds())):
                     await stop_until_done(self._handler, owned, self._urgent_grace_seconds)
-                    await self._release(owned)
+                    await release(self._leases, owned, self._timing)
             # Reported only now, when another worker can acquire it.
             self.refuse(f"its keepalive cannot be written: {str(error) or type(error).__name__}")
             await self._wake.wait_at_most(0)  # earlier wake-ups are processed
@@ -263,152 +254,24 @@ class SegmentOwner:
         return True
 
     async def _give_back(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> None:
-        """Stop the containers while the lease is renewed, then release it. Ends early when the lease ends.
-
-        At the end of this worker, another one of its engine gets the lease with the running containers.
-        """
-        log.info("releasing segment", segment=owned.segment_id, epoch=owned.epoch)
-        if await self._handed_over(owned, work, keeping):
-            keeping.cancel()
-            await asyncio.wait([keeping])
-            await self._leave(owned)
-            return
-        if keeping.done() or await self._ceded(owned, work, keeping) or keeping.done():
-            return
-        resting = self._rest(owned, work)
-        try:
-            while not resting.done() and not keeping.done():
-                limit = _LOST_ENGINE_SECONDS if self._environment.engine_lost else None
-                await asyncio.wait([resting, keeping], return_when=asyncio.FIRST_COMPLETED, timeout=limit or 1.0)
-                if limit is not None and not resting.done():
-                    await self._let_run_out(owned, resting, keeping)
-        finally:
-            if not resting.done():
-                resting.cancel()
-                await asyncio.wait([resting], timeout=_URGENT_RUN_SECONDS)
-        if not resting.done() or resting.cancelled():
-            return
-        resting.result()
-        keeping.cancel()
-        await asyncio.wait([keeping])
-        await self._release(owned)
-
-    def _rest(self, owned: OwnedSegment, work: HandlerRun) -> "asyncio.Task[None]":
-        return asyncio.create_task(
-            self._come_to_rest(owned, work, _GIVE_UP_ON_RUN_SECONDS, self._stop_grace_seconds),
-            name=f"stop the containers of segment {self.segment_id}",
+        giving = SegmentRelease(
+            owned,
+            work,
+            keeping,
+            leases=self._leases,
+            handler=self._handler,
+            environment=self._environment,
+            timing=self._timing,
+            ceded=self._gone,
         )
+        if await giving.run(self._stop_grace_seconds):
+            self._leave(owned)
 
-    async def _ceded(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> bool:
-        """Stop the containers while another worker owns the segment already. Return False without effect.
-
-        A container that ignores SIGTERM would keep the others of its segment down for its whole grace period.
-        """
-        promising = asyncio.create_task(
-            self._promised(owned, work), name=f"promise the ends of the containers of segment {self.segment_id}"
-        )
-        try:
-            await asyncio.wait([promising, keeping], return_when=asyncio.FIRST_COMPLETED, timeout=_PROMISE_SECONDS)
-        finally:
-            if not promising.done():
-                promising.cancel()
-                await asyncio.wait([promising], timeout=_URGENT_RUN_SECONDS)
-        if not promising.done() or promising.cancelled() or (seconds := promising.result()) is None:
-            return False
-        if keeping.done():
-            return False
-        keeping.cancel()
-        await asyncio.wait([keeping])
-        resting = self._rest(owned, work)
-        try:
-            await self._cede(owned, seconds)
-            self.owned = None
-            self._environment.changed()
-            # Their last deadline ends them also when the engine does not.
-            await asyncio.wait([resting], timeout=seconds + _AFTER_DEADLINE_SECONDS)
-        finally:
-            if not resting.done():
-                resting.cancel()
-                await asyncio.wait([resting], timeout=_URGENT_RUN_SECONDS)
-        # Free also for workers of older versions, unless it has been acquired.
-        await self._release_once(owned)
-        return True
-
-    async def _promised(self, owned: OwnedSegment, work: HandlerRun) -> float | None:
-        """Return within which time all containers are gone, under any owner; None when that is unknown."""
-        if self._environment.engine_lost or not await work.end(_GIVE_UP_ON_RUN_SECONDS):
-            return None
-        try:
-            return await self._handler.promise_ends(owned, self._stop_grace_seconds)
-        except Exception as error:  # noqa: BLE001 - the lease is kept until they have ended, as without a promise
-            log.warning("segment kept until its containers end", segment=self.segment_id, reason=str(error))
-            return None
-
-    async def _cede(self, owned: OwnedSegment, seconds: float) -> None:
-        """Let others acquire the lease. If that fails, they do when it has expired."""
-        while owned.proven(margin_seconds=0.0):
-            try:
-                await self._leases.cede(owned.lease, seconds + 1.0, timeout_seconds=_RELEASE_ATTEMPT_SECONDS)
-            except LeaseLost as lost:
-                log.warning("lease not ceded", segment=owned.segment_id, reason=str(lost))
-                return
-            except RuntimeFault as fault:
-                log.warning("lease not ceded; trying again", segment=owned.segment_id, reason=str(fault))
-                await asyncio.sleep(self._timing.retry_seconds)
-            else:
-                log.info("segment ceded", segment=owned.segment_id, epoch=owned.epoch, within_seconds=seconds)
-                return
-
-    async def _handed_over(self, owned: OwnedSegment, work: HandlerRun, keeping: "asyncio.Task[Lapse]") -> bool:
-        """Return whether another worker of the engine has the lease now; it is renewed until then."""
-        if not await self._environment.can_hand_over():
-            return False
-        owned.is_handed_over = True
-        handing = asyncio.create_task(
-            self._hand_over(owned, work), name=f"hand over segment {self.segment_id} to a neighbour"
-        )
-        try:
-            await asyncio.wait([handing, keeping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not handing.done():
-                handing.cancel()
-                await asyncio.wait([handing], timeout=_URGENT_RUN_SECONDS)
-        return handing.done() and not handing.cancelled() and handing.result()
-
-    async def _hand_over(self, owned: OwnedSegment, work: HandlerRun) -> bool:
-        # Started by this worker, a container could be missed by the next owner.
-        if not await work.end(_GIVE_UP_ON_RUN_SECONDS):
-            return False
-        return await self._environment.hand_over(owned.lease)
-
-    async def _leave(self, owned: OwnedSegment) -> None:
+    def _leave(self, owned: OwnedSegment) -> None:
         """Leave the containers to the neighbour that owns the segment now."""
         log.info("segment is with another worker of this engine", segment=owned.segment_id, epoch=owned.epoch)
-        self.owned = None
-        self._environment.changed()
+        self._gone()
         self._handler.leave(owned)
-
-    async def _let_run_out(
-        self, owned: OwnedSegment, resting: "asyncio.Task[None]", keeping: "asyncio.Task[Lapse]"
-    ) -> None:
-        """Let keepalive and lease expire: the engine cannot confirm that the containers ended."""
-        log.warning("lease not released because the engine does not answer; it expires", segment=owned.segment_id)
-        keeping.cancel()
-        await asyncio.wait([keeping])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.attempt_seconds):
-                await self._handler.expire(owned)
-        await asyncio.wait([resting], timeout=max(0.0, owned.proven_seconds()))
-
-    async def _come_to_rest(
-        self, owned: OwnedSegment, work: HandlerRun, run_limit_seconds: float, grace_seconds: float
-    ) -> None:
-        ended = await work.end(run_limit_seconds)
-        await stop_until_done(self._handler, owned, grace_seconds)
-        if not ended:
-            # The handler may have started containers in the meantime.
-            await work.end(None)
-            await stop_until_done(self._handler, owned, grace_seconds)
 
     async def _lapsed(self, owned: OwnedSegment, work: HandlerRun, lapse: Lapse) -> None:
         """Handle the end of the lease: leave the containers to a successor, or stop them before others start."""
@@ -427,15 +290,15 @@ class SegmentOwner:
         if taken is Taken.BY_NEIGHBOUR:
             # It continues all containers of the segment, and refreshes their keepalive.
             await work.end(_GIVE_UP_ON_RUN_SECONDS)
-            await self._leave(owned)
+            self._leave(owned)
             return
         self.refuse(f"its containers are still being stopped after its lease was lost: {lapse.reason}")
         if lapse.found_lost:
             await self._expire_at_once(owned)
-        await self._come_to_rest(owned, work, _URGENT_RUN_SECONDS, self._urgent_grace_seconds)
+        await work.come_to_rest(_URGENT_RUN_SECONDS, self._urgent_grace_seconds)
         log.info("lost segment stopped", segment=owned.segment_id, left_seconds=round(owned.proven_seconds(), 2))
         # Where only the keepalive failed, the database still has the lease.
-        if not await self._release_once(owned):
+        if not await release_once(self._leases, owned):
             # Not eligible before: the segment would be assigned here again while other workers could acquire it.
             self.refuse(f"MongoDB has not answered since its lease was lost: {lapse.reason}")
             self._environment.store_answered(f"MongoDB does not answer: {lapse.reason}")
@@ -465,22 +328,6 @@ class SegmentOwner:
             return await self._leases.taken(owned.lease, timeout_seconds=_ASK_SECONDS)
         except RuntimeFault:
             return Taken.NO
-
-    async def _release(self, owned: OwnedSegment) -> None:
-        while owned.proven(margin_seconds=0.0):
-            if await self._release_once(owned):
-                log.info("segment released", segment=owned.segment_id, epoch=owned.epoch)
-                return
-            await asyncio.sleep(self._timing.retry_seconds)
-        log.warning("lease not released; it expires", segment=owned.segment_id, epoch=owned.epoch)
-
-    async def _release_once(self, owned: OwnedSegment) -> bool:
-        try:
-            await self._leases.release(owned.lease, timeout_seconds=_RELEASE_ATTEMPT_SECONDS)
-        except RuntimeFault as fault:
-            log.warning("lease not released", segment=owned.segment_id, reason=str(fault))
-            return False
-        return True
 
     async def _renew(self, lease: Lease, limit_seconds: float) -> Lease:
         return await self._leases.renew(lease, timeout_seconds=limit_seconds)

@@ -46,6 +46,20 @@ class HandlerRun:
             log.error("the handler was cancelled and is restarted", segment=self._owned.segment_id)
         return self.task.done()
 
+    async def come_to_rest(self, run_limit_seconds: float, grace_seconds: float) -> None:
+        """End it and stop the segment's containers.
+
+        Args:
+            run_limit_seconds: how long it may take to end before the containers are stopped a first time.
+            grace_seconds: from SIGTERM to SIGKILL.
+        """
+        ended = await self.end(run_limit_seconds)
+        await stop_until_done(self._handler, self._owned, grace_seconds)
+        if not ended:
+            # The handler may have started containers in the meantime.
+            await self.end(None)
+            await stop_until_done(self._handler, self._owned, grace_seconds)
+
     async def _again_and_again(self) -> None:
         backoff = Backoff(initial_seconds=0.2, cap_seconds=10.0)
         while True:
