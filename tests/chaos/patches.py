@@ -47,16 +47,14 @@ class Patch:
     is_masked: bool = False
 
 
-_STOPPING = """        if keeping.done() or await self._ceded(owned, work, keeping) or keeping.done():
-            return
-        resting = self._rest(owned, work)
+_STOPPING = """            await self._stop_and_release(grace_seconds)
 """
-# Without the first two lines the next renewal finds the lease lost and ends the bots.
-_RELEASING = """        keeping.cancel()
-        await asyncio.wait([keeping])
-        await self._release(owned)
-        resting = self._rest(owned, work)
+# With the lease kept, the next renewal would find it lost and end the bots.
+_RELEASING = """            await self._end_keeping()
+            await release(self._leases, self._owned, self._timing)
+            await self._rest(grace_seconds)
 """
+_CEDING = " and not await self._cede(grace_seconds) and"
 _UNSTEADY = """        if early_seconds > 0:
             raise TakeoverTooEarly(_name(segment_id), early_seconds)
 """
@@ -117,11 +115,8 @@ PATCHES: Mapping[str, Patch] = {
     "release-before-stop": Patch(
         "a segment is released before its containers have ended, and without last deadlines",
         (
-            Edit(
-                "libs/core/worker/segment_owner.py",
-                _STOPPING,
-                _RELEASING,
-            ),
+            Edit("libs/core/worker/segment_release.py", _CEDING, " and"),
+            Edit("libs/core/worker/segment_release.py", _STOPPING, _RELEASING),
         ),
         (_RESTARTED,) * 2,
     ),
