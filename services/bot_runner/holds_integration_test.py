@@ -48,7 +48,7 @@ async def test_a_stopped_bot_stays_down_over_a_new_version_and_a_new_owner_until
     async with rig.owned_by(host):
         await eventually(lambda: is_in(rig, "stopped"))
     await rig.deploy(symbol="ETH")
-    revision = (await rig.entities.by_ids(["b"]))[0].revision
+    revision = (await rig.entities.by_ids(["b"]))["b"].revision
 
     async def new_owner_has_seen_it() -> bool:
         return (await rig.status()).get("revision") == revision

@@ -129,8 +129,8 @@ class ScheduleClaims:
         """Return a page of the segment's schedules."""
         return await self._entities.page(after_id=after_id, limit=limit, segment_id=segment_id)
 
-    async def read(self, ids: Sequence[str]) -> list[Entity]:
-        """Return those of these schedules that exist."""
+    async def read(self, ids: Sequence[str]) -> dict[str, Entity]:
+        """Return those of these schedules that exist, by id."""
         return await self._entities.by_ids(ids)
 
     async def take_over(self, schedule_id: str, firing: Firing) -> bool:

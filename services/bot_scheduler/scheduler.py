@@ -359,8 +359,8 @@ class SegmentScheduler:
 
     async def _sort_out(self, entries: Sequence[Entry], tasks: asyncio.TaskGroup) -> None:
         """Find out which entries were written after a partial or unconfirmed write, by values unique to this worker."""
-        entities = await retry_forever(lambda: self._claims.read([entry.state.id for entry in entries]))
-        found = {entity.id: ScheduleState.of(entity) for entity in entities}
+        read = await retry_forever(lambda: self._claims.read([entry.state.id for entry in entries]))
+        found = {schedule_id: ScheduleState.of(entity) for schedule_id, entity in read.items()}
         for entry in entries:
             state = found.get(entry.state.id)
             if state is None or state.entity.segment_id != self._owned.segment_id:

@@ -220,7 +220,7 @@ class Sweep:
     async def _look(self, entities: EntityStore) -> None:
         """Read the states of the open ones."""
         waited_for = [row for row in self.rows if row.is_open]
-        found = await entities.some(row.id for row in waited_for)
+        found = await entities.by_ids(row.id for row in waited_for)
         owners = await (await self._servers.owners(BACKTEST_RUNNER)).of(one.segment_id for one in found.values())
         for row in waited_for:
             if (entity := found.get(row.id)) is not None:

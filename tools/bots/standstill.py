@@ -29,7 +29,7 @@ class Standstill:
         owned = {lease.segment_id for lease in await self._leases.live()}
         found = await self._entities.by_ids(bot_ids)
         # A bot without an owner does not run, regardless of its last status.
-        alive = {bot.id for bot in found if bot.segment_id in owned and bot.status.get("state") in _ALIVE}
+        alive = {bot.id for bot in found.values() if bot.segment_id in owned and bot.status.get("state") in _ALIVE}
         alive |= (await self._live_runs.of(bot_ids)).keys()
         down: dict[str, datetime | None] = {one: None for one in bot_ids if one not in alive}
         ended = await self._runs.list(RunFilter(entity_ids=down, ended_since=since), limit=0)

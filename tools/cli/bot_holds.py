@@ -200,7 +200,7 @@ async def _let_run(switch: Switch, done: str, targets: Sequence[HoldTarget]) -> 
         await record(servers, Action.STARTED if switch.graceful else Action.RESUMED, _recorded(targets))
         await _wake(servers, affected)
         names = [entity.id for entity in affected]
-        still = {e.id: _held_by(e) for e in await entities.by_ids(names) if e.held is not None}
+        still = {e.id: _held_by(e) for e in (await entities.by_ids(names)).values() if e.held is not None}
         return {done: _names(targets), "bots": names, "still_held": still}
 
 
@@ -217,7 +217,7 @@ async def _wake(servers: Connections, affected: Sequence[Entity]) -> None:
 async def _affected(servers: Connections, targets: Sequence[HoldTarget]) -> list[Entity]:
     entities = await servers.entities(BOT_RUNNER)
     if all(target.kind == "id" for target in targets):
-        return await entities.by_ids({target.value for target in targets})
+        return list((await entities.by_ids({target.value for target in targets})).values())
     return [entity async for entity in entities.all() if any(target.matches(entity.document) for target in targets)]
 
 

@@ -212,10 +212,6 @@ class EntityStore:
         entity = await self.get(entity_id)
         return None if entity is None or entity.killed else entity
 
-    async def some(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
-        """Return those of these entities that exist, by id."""
-        return {entity.id: entity for entity in await self._find({"id": {"$in": list(entity_ids)}})}
-
     async def move(self, entity: Entity) -> int | None:
         """Move *entity*, which runs nowhere, to a segment of its placement; return that, or None if it changed.
 
@@ -360,9 +356,9 @@ class EntityStore:
                 {"segment_id": segment_id}, [{"$set": {field: {"$cond": [is_object, marked, f"${field}"]}}}]
             )
 
-    async def by_ids(self, entity_ids: Iterable[str]) -> list[Entity]:
-        """Return those of these entities that exist, by id."""
-        return await self._find({"id": {"$in": list(entity_ids)}})
+    async def by_ids(self, entity_ids: Iterable[str]) -> dict[str, Entity]:
+        """Return those of these entities that exist, in the order of their ids."""
+        return {entity.id: entity for entity in await self._find({"id": {"$in": list(entity_ids)}})}
 
     async def naming_data(self, name: str) -> list[str]:
         """Return the ids of the entities whose config or description has the data set *name* in a list `dataSets`."""

@@ -257,7 +257,7 @@ async def test_only_changes_with_matching_expectation_are_made(store: EntityStor
     assert await store.compare_and_set_many(changes) == 2
     assert await store.compare_and_set_many([]) == 0
     found = await store.by_ids(["z", "y", "x", "gone"])
-    assert [(entity.id, entity.document["claim"]) for entity in found] == [
+    assert [(entity.id, entity.document["claim"]) for entity in found.values()] == [
         ("x", "ours"),
         ("y", "theirs"),
         ("z", "ours"),

@@ -168,7 +168,7 @@ class EntityViews:
         holds: Holds = await self._entities.holds.current()
         if all(hold.target.kind != "selector" for hold in holds):
             return {key: hold for key in ids if (hold := holds.on({"id": key})) is not None}
-        return {entity.id: entity.held for entity in await self._entities.by_ids(ids) if entity.held is not None}
+        return {e.id: e.held for e in (await self._entities.by_ids(ids)).values() if e.held is not None}
 
 
 def _view(document: Mapping[str, Any], hold: Hold | None, owner: Ownership | None) -> EntityView:

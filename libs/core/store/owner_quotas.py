@@ -188,7 +188,7 @@ class OwnerQuotas:
         """Drop the places of *owner* whose entities do not run any more; return whether there were any."""
         holders = await self._store.holders(owner)
         ids = [holder.entity_id for holder in holders]
-        entities = await self._entities.some(ids)
+        entities = await self._entities.by_ids(ids)
 
         def is_over(holder: Holder) -> bool:
             entity = entities.get(holder.entity_id)
