@@ -15,9 +15,9 @@ async def close_all(kit: ScheduleKit, ended: Sequence[Ended]) -> None:
         Retryable: some are not recorded; may be repeated.
     """
     entities = await kit.claims.read([end.container.id for end in ended])
-    states = {entity.id: ScheduleState.of(entity) for entity in entities}
     for end in ended:
-        await _close(kit, states.get(end.container.id), end)
+        entity = entities.get(end.container.id)
+        await _close(kit, ScheduleState.of(entity) if entity is not None else None, end)
 
 
 async def _close(kit: ScheduleKit, state: ScheduleState | None, ended: Ended) -> None:

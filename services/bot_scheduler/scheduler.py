@@ -21,7 +21,6 @@ from libs.core.placement import key_of
 from libs.core.process.isolation import isolated, repeat, unexpected
 from libs.core.room import Demand
 from libs.core.store.entities import Entity
-from libs.docker_runner.containers.container import ManagedContainer
 from services.bot_scheduler.attempt import ScheduleKit
 from services.bot_scheduler.decide import Claim, Dropped, Wait, decide, replaces
 from services.bot_scheduler.dropping import DroppedFirings
@@ -32,6 +31,7 @@ from services.bot_scheduler.rest import is_idle
 from services.bot_scheduler.run import ScheduledRun
 from services.bot_scheduler.schedule_claims import Entry, ScheduleClaims
 from services.bot_scheduler.state import FIRING, LAST_RUN, Condition, ScheduleState
+from services.bot_scheduler.strays import StrayContainers
 from services.bot_scheduler.takeover import Takeover
 from services.bot_scheduler.timer_queue import DecisionTimes
 
@@ -84,7 +84,7 @@ class SegmentScheduler:
         self._claiming: set[str] = set()
         self._elsewhere: set[str] = set()
         self._setbacks = Setbacks(_FIRST_SETBACK_SECONDS, _LONGEST_SETBACK_SECONDS)
-        self._strays: set[str] = set()
+        self._strays = StrayContainers(kit)
         self._fenced = False
         self._earlier_closed = False
         self._taken_over = False
@@ -420,7 +420,7 @@ class SegmentScheduler:
     async def _take_over(self, tasks: asyncio.TaskGroup) -> None:
         """Take up firings that are claimed and not in hand here: those of an earlier owner of the segment."""
         left = [state for state in self._states.values() if state.firing and state.id not in self._runs]
-        if not left and self._taken_over and self._earlier_closed:
+        if not left and self._taken_over and self._earlier_closed and not self._strays.is_any_left:
             return
         before = {run.firing.run_id for run in self._runs.values()}
         containers = await self._kit.containers()
@@ -439,20 +439,7 @@ class SegmentScheduler:
                 await self._records.close_earlier(in_hand | {container.run_id for container in containers})
                 self._earlier_closed = True
         self._taken_over = True
-        for container in containers:
-            if container.run_id not in in_hand and container.container_id not in self._strays:
-                self._strays.add(container.container_id)
-                tasks.create_task(self._end_stray(container), name=f"end container of {container.id[:40]!r}")
-
-    async def _end_stray(self, container: ManagedContainer) -> None:
-        # Separate from the others: one that cannot be ended must not delay the kill switch of all.
-        try:
-            await self._takeover.end_stray(container)
-        except Exception as error:  # noqa: BLE001 - of this container alone; the next reading tries again
-            unexpected("end container of no firing", error, schedule=container.id)
-            self._taken_over = False
-        finally:
-            self._strays.discard(container.container_id)
+        self._strays.end(containers, in_hand, tasks)
 
 
 def _apply_hold(run: ScheduledRun, state: ScheduleState) -> None:

@@ -8,11 +8,9 @@ decides as for any other failure.
 
 from collections.abc import Sequence
 
-from libs.core.aio.retrying import retry_forever
 from libs.core.observability.log import get_logger
 from libs.core.run_record import RunRecord
-from libs.docker_runner.containers.container import ContainerState, Ended, ManagedContainer
-from libs.docker_runner.runs.stop_orders import retire
+from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from services.bot_scheduler.attempt import ScheduleKit, once
 from services.bot_scheduler.ending import LOST, result_of, utc
 from services.bot_scheduler.run import ScheduledRun
@@ -55,20 +53,6 @@ class Takeover:
             # A start requested by its former owner may be in progress.
             return ScheduledRun(state, self._kit.claims.with_owner(firing), self._kit, may_be_started=True)
         return await self._over(state, firing, known, now)
-
-    async def end_stray(self, container: ManagedContainer) -> None:
-        """End a container that no firing knows: of a schedule that was deleted while no worker owned its segment."""
-        log.warning("container without a firing is stopped", schedule=container.id, run=container.run_id)
-        await retry_forever(lambda: self._end_stray(container))
-
-    async def _end_stray(self, container: ManagedContainer) -> None:
-        kit = self._kit
-
-        async def record(ended: Ended) -> None:
-            await kit.records.output_read(container)
-            await kit.records.stray_ended(ended, deleted=True)
-
-        await retire(kit.engine, container, kit.stop_grace_seconds, record)
 
     async def _over(
         self, state: ScheduleState, firing: Firing, known: RunRecord | None, now: float
