@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
+from tests.chaos import observer as observer_process
 from tests.chaos.checks import agreement, bot_count, metrics_stored, no_event_lost
 from tests.chaos.faults import PausedBeyondLease, catalogue
 from tests.chaos.reading import Observations
@@ -164,13 +165,20 @@ class Run:
 
 @asynccontextmanager
 async def observed(world: World, output: Path) -> AsyncIterator[None]:
-    """Run the observer, whose file is *output*."""
+    """Run the observer, whose file is *output*.
+
+    Raises:
+        ProcessFailedError: it ended; with the end of its log.
+    """
     engines = [f"{name}={engine.folder}" for name, engine in world.engines.items()]
-    command: list[str | Path] = [sys.executable, "-P", "-m", "tests.chaos.observer", output, *engines]
+    command: list[str | Path] = [sys.executable, "-P", "-m", observer_process.__name__, output, *engines]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     observer = BackgroundProcess("observer", command, output.with_suffix(".log"), environment)
     observer.launch()
     try:
+        await eventually(lambda: output.exists() or not observer.running)
+        if not observer.running:
+            raise observer.failure("ended")
         yield
         if not observer.running:
             raise observer.failure("ended")
