@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.rigs.terminal import Terminal
+from tools.author.dependencies.build import tool_of_this_machine
 from tools.dev.containers import Containers
 from tools.engine.ensure import Engine
 
@@ -153,3 +154,33 @@ async def test_local_backtest_shows_its_result(terminal: Terminal, tmp_path: Pat
     assert "total return percent" in done.out
     assert '"metrics"' not in done.out
     assert "Equity" in page.read_text()
+
+
+TYPED = """
+import { direction, Side } from "./sides";
+export function main(id: string, config: { side: Side }): { metrics: Record<string, number> } {
+  return { metrics: { direction: direction(config.side) } };
+}
+"""
+SIDES = """
+export enum Side { Buy = "buy", Sell = "sell" }
+export const direction = (side: Side): number => (side === Side.Sell ? -1 : 1);
+"""
+UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ENETUNREACH", "EAI_AGAIN", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT")
+
+
+@pytest.mark.skipif(
+    tool_of_this_machine("npm") is None, reason="the stand-in image has no npm, and this machine neither"
+)
+async def test_typescript_is_compiled_with_what_it_imports(terminal: Terminal, tmp_path: Path) -> None:
+    folder = tmp_path / "typed"
+    folder.mkdir()
+    (folder / "main.ts").write_text(TYPED)
+    (folder / "sides.ts").write_text(SIDES)
+
+    done = await terminal.run("backtest", "run", str(folder), "--local", "--set", "side=sell", "--output", "json")
+    if done.code != 0 and any(reason in done.err for reason in UNREACHABLE):
+        pytest.skip("no registry with esbuild is reachable")
+
+    assert (done.code, done.json()["analysis"]["metrics"]) == (0, {"direction": -1}), done.err
+    assert sorted(path.name for path in folder.iterdir()) == ["main.ts", "sides.ts"]

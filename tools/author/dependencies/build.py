@@ -27,7 +27,7 @@ from libs.core.errors import Retryable
 from libs.docker_runner.code.archives import extract
 from libs.docker_runner.engine.users import UserRange
 from libs.docker_runner.errors import ArchiveRejected
-from tools.author.dependencies.environment import BuildEnvironment
+from tools.author.dependencies.environment import FILES, BuildEnvironment
 from tools.author.dependencies.plan import Step
 from tools.bots.errors import BotFolderInvalid
 from tools.debian.packages import Report
@@ -136,7 +136,9 @@ class Builder:
             return str(client.inspect_image(self._image)["Id"])
 
     def _build(self, client: Any, step: Step, tool: Path | None, name: str, archive: Path) -> None:
-        inputs = [("src", step.files)] if tool is None else [("src", step.files), ("tool", dict(_contents(tool)))]
+        inputs = [("src", step.files), (Path(FILES).name, self._environment.files)]
+        if tool is not None:
+            inputs.append(("tool", dict(_contents(tool))))
         code: int | None = _TOOL_MISSING
         if not (step.tool and LABEL in (client.inspect_image(self._image)["Config"].get("Labels") or {})):
             code = self._run(client, step, inputs, name, archive)

@@ -1,48 +1,84 @@
-"""Builds on a real engine, from a folder of wheels: no test needs a package index."""
+"""Builds on a real engine with real pip and npm. Their packages come from the test: none needs the internet."""
 
 import asyncio
 import io
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from libs.docker_runner.settings import IMAGES
+from tests.support.certificates import Authority
 from tests.support.eventually import eventually
+from tests.support.servers.package_index import package_index, wheel
 from tools.author.dependencies.build import Builder, BuildFailed, tool_of_this_machine
-from tools.author.dependencies.environment import BuildEnvironment
+from tools.author.dependencies.environment import BuildEnvironment, build_environment
 from tools.author.dependencies.plan import Step
 from tools.author.dependencies.prepare import prepared
 from tools.bots.folder import read_folder
+from tools.bots.package import Package
 from tools.engine.ensure import Engine
 
 pytestmark = pytest.mark.timeout(600)
 
 IMAGE = IMAGES["python3.11"]
+SOURCE = "exports.price = 42;\n"
 
 
-def make_wheel(folder: Path, name: str) -> None:
-    info = f"{name}-1.0.dist-info"
+needs_pip = pytest.mark.skipif(
+    tool_of_this_machine("pip") is None, reason="neither a stand-in image nor this Python has pip"
+)
+needs_npm = pytest.mark.skipif(
+    tool_of_this_machine("npm") is None, reason="a stand-in image has no npm, and this machine neither"
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the mirrors, proxies and certificates of this machine, and its cache of builds."""
+    for name in build_environment().variables:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RUNTIME_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def node_bot(folder: Path, lock: Mapping[str, Any]) -> Path:
+    """Write a bot that needs the module `price-feed`, which has this entry in its lockfile."""
+    needed = {"name": "bot", "version": "1.0.0", "dependencies": {"price-feed": "1.0.0"}}
+    locked = {"lockfileVersion": 3, "packages": {"": needed, "node_modules/price-feed": lock}}
     folder.mkdir()
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}.py", "PRICE = 42\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    (folder / "main.js").write_text("module.exports.main = () => require('price-feed').price;\n")
+    (folder / "package.json").write_text(json.dumps(needed))
+    (folder / "package-lock.json").write_text(json.dumps({"name": "bot", "version": "1.0.0", **locked}))
+    return folder
 
 
-@pytest.mark.skipif(tool_of_this_machine("pip") is None, reason="neither a stand-in image nor this Python has pip")
+def python_bot(folder: Path) -> Path:
+    """Write a bot that needs the package `price-feed`."""
+    folder.mkdir()
+    (folder / "main.py").write_text("def main(id, config): pass\n")
+    (folder / "requirements.txt").write_text("price-feed==1.0\n")
+    return folder
+
+
+def content(package: Package) -> Mapping[str, bytes]:
+    """Return the files of a package by name."""
+    with zipfile.ZipFile(io.BytesIO(package.content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@needs_pip
 async def test_requirements_are_installed_once_in_the_image_from_a_folder_of_wheels(
     tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_wheel(tmp_path / "wheels", "price_feed")
-    bot = tmp_path / "bot"
-    (bot / "vendor").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "price_feed-1.0-py3-none-any.whl").write_bytes(wheel("price_feed", "PRICE = 42\n"))
+    bot = python_bot(tmp_path / "bot")
+    (bot / "vendor").mkdir()
     (bot / "vendor" / "stale.py").write_text("")
-    (bot / "main.py").write_text("def main(id, config): pass\n")
-    (bot / "requirements.txt").write_text("price-feed==1.0\n")
-    monkeypatch.setenv("RUNTIME_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     lines: list[str] = []
@@ -54,10 +90,110 @@ async def test_requirements_are_installed_once_in_the_image_from_a_folder_of_whe
 
     assert said[0] == f"building vendor from requirements.txt in {IMAGE}"
     assert (first.digest, lines) == (again.digest, said)
-    names = zipfile.ZipFile(io.BytesIO(first.content)).namelist()
-    assert "vendor/price_feed.py" in names
-    assert "vendor/stale.py" not in names
-    assert "vendor/stale.py" in zipfile.ZipFile(io.BytesIO(as_it_is.content)).namelist()
+    assert "vendor/price_feed.py" in content(first)
+    assert "vendor/stale.py" not in content(first)
+    assert "vendor/stale.py" in content(as_it_is)
+
+
+@needs_npm
+async def test_lockfile_is_installed_once_from_the_registry_that_the_environment_names(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    async with package_index() as index:
+        bot = node_bot(tmp_path / "bot", index.add_module("price-feed", SOURCE))
+        (bot / "node_modules" / "stale").mkdir(parents=True)
+        (bot / "node_modules" / "stale" / "index.js").write_text("")
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", index.address)
+
+        _, first = await prepared(read_folder(bot), IMAGES, lines.append)
+        requested = list(index.requested)
+        _, again = await prepared(read_folder(bot), IMAGES, lines.append)
+
+    assert lines[0] == f"building node_modules from package-lock.json in {IMAGES['nodejs20']}"
+    assert content(first)["node_modules/price-feed/index.js"].decode() == SOURCE
+    assert "node_modules/stale/index.js" not in content(first)
+    assert (first.digest, requested) == (again.digest, index.requested)
+
+
+@needs_npm
+async def test_module_that_is_not_what_the_lockfile_names_is_refused(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    async with package_index() as index:
+        bot = node_bot(tmp_path / "bot", index.add_module("price-feed", SOURCE))
+        index.add_module("price-feed", "steal();")
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", index.address)
+        monkeypatch.setenv("NPM_CONFIG_FETCH_RETRIES", "0")
+
+        with pytest.raises(BuildFailed, match=r"^node_modules from .* cannot be built"):
+            await prepared(read_folder(bot), IMAGES, lines.append)
+
+    assert "EINTEGRITY" in "".join(lines)
+
+
+@needs_npm
+async def test_npm_trusts_the_authors_certificate(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Authority(tmp_path / "tls").issue("index", addresses=["127.0.0.1"])
+    certificate.authority.chmod(0o600)
+    async with package_index(certificate) as index:
+        bot = node_bot(tmp_path / "bot", index.add_module("price-feed", SOURCE))
+        monkeypatch.setenv("NPM_CONFIG_REGISTRY", index.address)
+        monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(certificate.authority))
+
+        _, package = await prepared(read_folder(bot), IMAGES, lambda line: None)
+
+    assert "node_modules/price-feed/index.js" in content(package)
+
+
+@needs_pip
+async def test_pip_trusts_the_authors_certificate(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Authority(tmp_path / "tls").issue("index", addresses=["127.0.0.1"])
+    certificate.authority.chmod(0o600)
+    async with package_index(certificate) as index:
+        index.add_wheel("price_feed", "PRICE = 42\n")
+        monkeypatch.setenv("PIP_INDEX_URL", f"{index.address}/simple")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.authority))
+
+        _, package = await prepared(read_folder(python_bot(tmp_path / "bot")), IMAGES, lambda line: None)
+
+    assert "vendor/price_feed.py" in content(package)
+
+
+@needs_npm
+async def test_npm_reaches_the_registry_through_the_authors_proxy(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with package_index() as index:
+        entry = index.add_module("price-feed", SOURCE)
+        monkeypatch.setenv("http_proxy", index.address)
+        entry["resolved"] = entry["resolved"].replace(index.address, "http://registry.invalid")
+
+        _, package = await prepared(read_folder(node_bot(tmp_path / "bot", entry)), IMAGES, lambda line: None)
+
+    assert "node_modules/price-feed/index.js" in content(package)
+    assert {host for _, host in index.requested} == {"registry.invalid"}
+
+
+@needs_pip
+async def test_pip_reaches_the_index_through_the_authors_proxy(
+    tmp_path: Path, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with package_index() as index:
+        index.add_wheel("price_feed", "PRICE = 42\n")
+        monkeypatch.setenv("http_proxy", index.address)
+        monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
+        monkeypatch.setenv("PIP_TRUSTED_HOST", "index.invalid")
+
+        _, package = await prepared(read_folder(python_bot(tmp_path / "bot")), IMAGES, lambda line: None)
+
+    assert "vendor/price_feed.py" in content(package)
+    assert {host for _, host in index.requested} == {"index.invalid"}
 
 
 async def test_failed_build_shows_its_output_and_the_remedy_and_is_not_cached(
