@@ -42,17 +42,15 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 }
 NAMES = tuple(chain.from_iterable(FAMILIES.values()))
 SHORT = (
-    "worker killed",
-    "an engine's workers restarted",
+    "worker killed + NATS killed",
+    "an engine's workers restarted + worker to its engine: slow",
     "an engine's workers frozen",
     "engine killed",
-    "primary killed",
-    "NATS killed + worker to MongoDB: cut",
+    "primary killed + worker to MongoDB: cut",
     "an engine's workers to everything else: black hole",
-    "stream re-created + leading master frozen + S3 frozen",
+    "stream re-created + leading master frozen + S3 frozen + a member to the others: flapping",
     "bots paused and workers frozen",
     "disk full + worker to masters: answers held back",
-    "a member to the others: flapping + worker to its engine: slow",
 )
 """One of each family, some of them together where they do not meet."""
 
