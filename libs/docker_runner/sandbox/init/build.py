@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MACHINES = ("x86_64", "aarch64")
@@ -22,11 +22,12 @@ FLAGS = (
     # No exception passes through C, and no debugger reads what has no symbols.
     *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
 )
+ZIG_FLAGS = ("-OReleaseSmall", "-fstrip", "-fno-unwind-tables", "-fsingle-threaded")
 LINE_CHARACTERS = 100
 
 
 def build(sources: Path, module: Path) -> None:
-    """Write the *module* with the programs made of all C files in *sources*.
+    """Write the *module* with the programs made of all C and Zig files in *sources*.
 
     Raises:
         CalledProcessError: the compiler refused it, and has said why on standard error.
@@ -51,10 +52,17 @@ def compiled(sources: Path, machine: str, folder: Path) -> bytes:
     """Return the program for *machine*."""
     program = folder / machine
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(cache(os.environ) or folder / "cache")}
+    target = ("-target", f"{machine}-linux-musl")
     files = sorted(str(path) for path in sources.glob("*.c"))
-    command = [str(compiler()), "cc", "-target", f"{machine}-linux-musl", *FLAGS, *files, "-o", str(program)]
-    subprocess.run(command, check=True, env={**os.environ, **environment})  # noqa: S603 - of our own making
+    for path in sorted(sources.glob("*.zig")):
+        files.append(str(folder / f"{path.stem}-{machine}.o"))
+        _run([str(compiler()), "build-obj", *target, *ZIG_FLAGS, str(path), f"-femit-bin={files[-1]}"], environment)
+    _run([str(compiler()), "cc", *target, *FLAGS, *files, "-o", str(program)], environment)
     return program.read_bytes()
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    subprocess.run(command, check=True, env={**os.environ, **environment})  # noqa: S603 - of our own making
 
 
 def cache(environment: Mapping[str, str]) -> Path | None:

@@ -114,6 +114,8 @@ struct ending {
     int payload;                         /* a descriptor, or negative */
 };
 
+/* In a pod, the file of the outcome, which has no name that the bot could open; negative: it has one. */
+extern int outcome_file;
 /* False when the outcome is wanted and could not be written. */
 bool write_outcome(const char *base, const struct ending *ending, bool final);
 /* The highest memory use of the container; -1 when the kernel does not say. */
@@ -145,6 +147,64 @@ bool begin_state(const struct spec *spec);
 void keep_state(const struct spec *spec);
 /* Pack the state of a bot that has ended, if it changed since. */
 void save_last_state(const struct spec *spec);
+
+/* --- ring.c */
+
+#define RING_BYTES (16u << 20)
+
+/* Output that the worker of a pod has not stored yet. */
+struct ring {
+    int file;
+    uint64_t begin, end, newest;
+};
+
+bool open_ring(struct ring *ring, const char *folder);
+void add_record(struct ring *ring, bool errors, char *data, size_t size);
+/* Read up to `most` bytes from the offset on, which first becomes that of the oldest record if that one is gone. */
+size_t read_ring(struct ring *ring, uint64_t *offset, char *data, size_t most);
+/* Drop what comes before the offset. */
+void release_ring(struct ring *ring, uint64_t offset);
+
+/* --- link.c */
+
+#define PEERS 4
+#define FRAME_BYTES 65536
+
+struct peer {
+    int socket; /* negative: none */
+    nanoseconds since;
+    bool greeted;
+    uint64_t sent, received;
+    char own[16], other[16];
+    size_t input_begin, input_end, output_begin, output_end;
+    char input[FRAME_BYTES + 64], output[2 * FRAME_BYTES];
+};
+
+struct link {
+    int listener;
+    unsigned char key[32];
+    struct peer peers[PEERS];
+    struct peer *worker; /* the one that proved the key last; NULL: none */
+};
+
+bool listen_link(struct link *link, int port);
+void accept_peers(struct link *link);
+void drop_peer(struct link *link, struct peer *peer);
+/* Drop those that have not proven the key in time. */
+void drop_unproven(struct link *link);
+/* Whether nothing waits to be sent, so that any frame fits. */
+bool can_send(const struct peer *peer);
+void send_frame(struct link *link, struct peer *peer, const char *text, size_t size);
+void flush_peer(struct link *link, struct peer *peer);
+/* Receive, and call `take` with the text of each frame. */
+void read_peer(struct link *link, struct peer *peer, void (*take)(struct peer *, const char *, size_t));
+
+/* --- pod.c */
+
+/* Serve the worker of a pod. Returns only in the process that starts the bot, with its command. */
+char *const *serve_pod(const char *base, int port);
+/* Copy this program. */
+int install_program(const char *path);
 
 /* --- filter.c */
 

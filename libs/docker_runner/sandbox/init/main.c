@@ -2,6 +2,8 @@
  *
  *     the0-init BASE COMMAND [ARGUMENT...]
  *     the0-init --queries BASE COMMAND [ARGUMENT...]       a further process of a running container: see relay.c
+ *     the0-init --pod PORT BASE                            the first process of a pod: see pod.c
+ *     the0-init --install FILE                             copy the program, for a pod whose image lacks it
  *
  * It is process 1, so that the kernel drops what the bot sends it: SIGKILL, SIGSTOP and every signal without a handler.
  * It starts as root of the container, with CAP_SETUID, CAP_SETGID and CAP_KILL alone, and the bot is another user; or
@@ -21,6 +23,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
 #include <sys/mman.h>
@@ -106,7 +109,12 @@ static void take_signals(void) {
 
 static _Noreturn void record(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    syscall(SYS_close_range, 0, ~0U, 0);
+    if (outcome_file > 0) {
+        syscall(SYS_close_range, 0, outcome_file - 1, 0);
+        syscall(SYS_close_range, outcome_file + 1, ~0U, 0);
+    } else {
+        syscall(SYS_close_range, 0, ~0U, 0);
+    }
     unsigned wait = FIRST_USAGE_SECONDS;
     for (;;) {
         struct timespec time = {wait, 0};
@@ -388,9 +396,11 @@ int main(int count, char **arguments) {
         complain("usage: the0-init BASE COMMAND [ARGUMENT...]", NULL);
         return 2;
     }
+    bool in_pod = count == 4 && !strcmp(arguments[1], "--pod");
+    if (count == 3 && !strcmp(arguments[1], "--install")) return install_program(arguments[2]);
     bool is_relay = count > 3 && !strcmp(arguments[1], "--queries");
-    spec.base = arguments[is_relay ? 2 : 1];
-    spec.command = arguments + (is_relay ? 3 : 2);
+    spec.base = arguments[is_relay ? 2 : in_pod ? 3 : 1];
+    spec.command = in_pod ? serve_pod(spec.base, atoi(arguments[2])) : arguments + (is_relay ? 3 : 2);
     read_spec(&spec);
     if (is_relay) return relay_queries(&spec);
     if (spec.keepalive_ttl >= 0) {

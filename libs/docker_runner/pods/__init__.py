@@ -1,0 +1,1 @@
+"""Bots as pods of a Kubernetes cluster: the second implementation of the engine."""
