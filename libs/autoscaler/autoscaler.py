@@ -11,10 +11,11 @@ from typing import Protocol
 from prometheus_client import Counter, Gauge
 
 from libs.autoscaler.decision import Decision, Pod, Reason, ScalingSettings, ScalingState, decide
-from libs.autoscaler.errors import AutoscalerError, NoCluster, ScaleConflict
+from libs.autoscaler.errors import FleetUnknown, ScaleConflict
 from libs.autoscaler.fleet import FleetSnapshot, NodeLoss
 from libs.autoscaler.hindrances import REASONS, Hindrance, described
 from libs.autoscaler.kubernetes import Scale
+from libs.core.kubernetes.errors import ClusterError, NoCluster
 from libs.core.observability.log import get_logger
 from libs.core.observability.metrics import observe
 from libs.core.placement import Labels
@@ -169,7 +170,7 @@ class Autoscaler:
             "autoscaler is blocked; the number of workers does not change",
             error=str(error),
             kind=kind,
-            exc_info=None if isinstance(error, AutoscalerError) else error,
+            exc_info=None if isinstance(error, ClusterError | FleetUnknown) else error,
         )
 
     def _report_loss(self, decision: Decision) -> None:
@@ -198,7 +199,7 @@ class Autoscaler:
         """Report why pods do not run; each reason is logged once. Scaling does not depend on it."""
         try:
             found = await self._workers.hindrances(pods)
-        except AutoscalerError as error:
+        except ClusterError as error:
             if not self._unreadable:
                 log.warning("reasons why worker pods do not run cannot be read", error=str(error))
             self._unreadable = True

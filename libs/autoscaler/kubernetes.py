@@ -7,18 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from libs.autoscaler.api_server import Answer, ApiServer, Json, message_of
 from libs.autoscaler.decision import Pod
-from libs.autoscaler.errors import (
-    AutoscalerError,
-    ClusterForbids,
-    ClusterRejects,
-    ClusterUnavailable,
-    DeploymentMissing,
-    NoCluster,
-    ScaleConflict,
-)
+from libs.autoscaler.errors import DeploymentMissing, ScaleConflict
 from libs.autoscaler.hindrances import Hindrance, of_deployment, of_events, of_pod
+from libs.core.kubernetes.api_server import Answer, ApiServer, Json, message_of
+from libs.core.kubernetes.errors import ClusterError, ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
 from libs.core.observability.metrics import observe
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -39,7 +32,7 @@ class KubernetesWorkers:
     """The worker Deployment *deployment_name* in *namespace*.
 
     The cluster is selected at the first call and again after a failure, so that creating this object cannot fail.
-    Every method raises a subclass of `AutoscalerError`, and each call ends within *timeout_seconds* after the login.
+    Every method raises a subclass of `ClusterError`, and each call ends within *timeout_seconds* after the login.
     """
 
     def __init__(
@@ -136,7 +129,7 @@ class KubernetesWorkers:
                 raise self._failure(method, path, answer)
             return answer.document
 
-    def _failure(self, method: str, path: str, answer: Answer) -> AutoscalerError:
+    def _failure(self, method: str, path: str, answer: Answer) -> ClusterError:
         status, message = answer.status, message_of(answer)
         if status == 403:
             return ClusterForbids(

@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from libs.autoscaler.errors import (
-    ClusterForbids,
-    ClusterRejects,
-    ClusterUnavailable,
-    DeploymentMissing,
-    NoCluster,
-    ScaleConflict,
-)
+from libs.autoscaler.errors import DeploymentMissing, ScaleConflict
 from libs.autoscaler.kubernetes import KubernetesWorkers
+from libs.core.kubernetes.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
 from tests.support.fakes.fake_kubernetes import ALL_RULES, DELETION_COST, FakeKubernetes
 
 

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from libs.autoscaler.api_server import Answer, ApiServer, message_of
-from libs.autoscaler.errors import AutoscalerError
+from libs.core.kubernetes.api_server import Answer, ApiServer, message_of
+from libs.core.kubernetes.errors import ClusterError
 from libs.core.master.role import MasterSettings
 from libs.core.transport.pod_tokens import AUDIENCE, PodProofs, PodTokenRefused, PodTokenUnchecked, ReviewedPod
 
@@ -34,7 +34,7 @@ class PodReviews:
         }
         try:
             answer = await self._server.call("POST", _PATH, body)
-        except AutoscalerError as error:
+        except ClusterError as error:
             raise PodTokenUnchecked(str(error)) from error
         return reviewed(answer)
 

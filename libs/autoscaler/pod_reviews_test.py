@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from libs.autoscaler.api_server import Answer
 from libs.autoscaler.pod_reviews import reviewed
+from libs.core.kubernetes.api_server import Answer
 from libs.core.transport.pod_tokens import PodTokenRefused, PodTokenUnchecked, ReviewedPod
 
 POD = "authentication.kubernetes.io/pod-name"

@@ -15,8 +15,9 @@ import pytest_asyncio
 import yaml
 from aiohttp import ClientSession, TCPConnector, web
 
-from libs.autoscaler.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, ScaleConflict
+from libs.autoscaler.errors import ScaleConflict
 from libs.autoscaler.kubernetes import KubernetesWorkers
+from libs.core.kubernetes.errors import ClusterForbids, ClusterRejects, ClusterUnavailable
 from tests.deploy.manifests import Manifest, named
 from tests.support.eventually import eventually
 from tests.support.servers.cluster import Cluster

@@ -204,7 +204,7 @@ def test_image_has_parts_of_kubernetes_sdk_that_autoscaler_uses(client: docker.D
     call = "asyncio.run(KubernetesWorkers('n', 'd', {'KUBECONFIG': '/kubeconfig'}).scale())"
     code = f"""
 import asyncio
-from libs.autoscaler.errors import ClusterUnavailable
+from libs.core.kubernetes.errors import ClusterUnavailable
 from libs.autoscaler.kubernetes import KubernetesWorkers
 try:
     {call}

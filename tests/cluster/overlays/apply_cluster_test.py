@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from libs.autoscaler.api_server import Answer, ApiServer, message_of
 from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.autoscaler.pod_reviews import PodReviews
+from libs.core.kubernetes.api_server import Answer, ApiServer, message_of
 from libs.core.transport.pod_tokens import HEADER, PodProofs, PodTokenRefused, ProvenPod
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.operator_crds import operator_crds

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from libs.autoscaler.api_server import ApiServer, find_cluster, load_configuration
-from libs.autoscaler.errors import ClusterForbids, ClusterUnavailable, NoCluster
+from libs.core.kubernetes.api_server import ApiServer, find_cluster, load_configuration
+from libs.core.kubernetes.errors import ClusterForbids, ClusterUnavailable, NoCluster
 from tests.support.eventually import eventually
 from tests.support.fakes.fake_kubernetes import TOKEN, FakeKubernetes
 
@@ -153,7 +153,7 @@ def test_no_cluster_means_that_sdk_is_not_imported() -> None:
     code = (
         "import asyncio, sys\n"
         "from libs.autoscaler.kubernetes import KubernetesWorkers\n"
-        "from libs.autoscaler.errors import NoCluster\n"
+        "from libs.core.kubernetes.errors import NoCluster\n"
         "try:\n"
         "    asyncio.run(KubernetesWorkers('n', 'd', {}).scale())\n"
         "except NoCluster:\n"
@@ -168,7 +168,7 @@ def test_first_calls_at_the_same_time_all_find_the_sdk(tmp_path: Path) -> None:
     path = FakeKubernetes(replicas=1).kubeconfig(tmp_path / "config", {"server": "http://127.0.0.1:1"})
     code = (
         "import asyncio, importlib.abc, sys, time\n"
-        "from libs.autoscaler.api_server import ApiServer\n"
+        "from libs.core.kubernetes.api_server import ApiServer\n"
         "class Slow(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name.startswith('kubernetes.') and '.models.' not in name:\n"
@@ -274,7 +274,7 @@ def test_command_that_hangs_does_not_keep_process_from_ending(tmp_path: Path) ->
     path = FakeKubernetes(replicas=1).kubeconfig(tmp_path / "config", {"server": "http://127.0.0.1:1"}, user)
     code = (
         "import asyncio, pathlib\n"
-        "from libs.autoscaler.api_server import ApiServer\n"
+        "from libs.core.kubernetes.api_server import ApiServer\n"
         "async def main():\n"
         f"    server = ApiServer({{'KUBECONFIG': {str(path)!r}}}, 5)\n"
         "    call = asyncio.create_task(server.call('GET', '/'))\n"

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from libs.autoscaler.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
+from libs.core.kubernetes.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _THREADS = 2
