@@ -26,6 +26,7 @@ _FILES = (
     (node, "the0_hints.js"),
     (guard, "network_guard.py"),
     (guard, "narrowing.py"),
+    (guard, "neighbours.py"),
     (guard, "nftables.py"),
     (agent, "containers.py"),
     (agent, "control_groups.py"),

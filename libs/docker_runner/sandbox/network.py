@@ -49,6 +49,9 @@ _DISAGREEMENT = (
     "BOT_CONNECTIONS, BOT_NEW_CONNECTIONS_PER_SECOND, BOT_PACKETS_PER_SECOND, BOT_SENT_MBIT_PER_SECOND and "
     "BOT_RECEIVED_MBIT_PER_SECOND alike"
 )
+_MORE_NEIGHBOURS = (
+    "set net.ipv4.neigh.default.gc_thresh2=262144 and gc_thresh3=524288 on the host, and the same of net.ipv6"
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class BotNetwork:
         self._put_up_at = 0.0
         self._no_walls_said = False
         self._unlimited = False
+        self._crowded = False
         self._lock = asyncio.Lock()
         self._disagrees = False
         self._refused: Mapping[str, Sequence[str]] = {}
@@ -234,6 +238,9 @@ class BotNetwork:
         if (unlimited := "unlimited" in said) and not self._unlimited:
             log.warning("this kernel cannot limit the connections and the bandwidth of a bot", reason=said)
         self._unlimited = unlimited
+        if (crowded := "neighbours:" in said) and not self._crowded:
+            log.warning("one bot can fill this host's table of neighbours", reason=said, remedy=_MORE_NEIGHBOURS)
+        self._crowded = crowded
         self._refused = refused_in(said)
         return said
 

@@ -15,7 +15,8 @@ colon or without (10.1.2.3/32:8443).
 
 LIMITS are those of one card, with commas: connections, new connections per second, packets and bytes that it sends per
 second, bytes that it receives per second. A kernel that cannot count by card leaves bots without them, and
-``unlimited:`` is printed with the reason. Where cards were refused lately is printed behind ``refused:``.
+``unlimited:`` is printed with the reason. Where cards were refused lately is printed behind ``refused:``. The kernel's
+tables of neighbours get more room, or else ``neighbours:`` is printed with the reason.
 """
 
 import ipaddress
@@ -29,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from libs.docker_runner.entrypoints.guard import narrowing
+    from libs.docker_runner.entrypoints.guard import narrowing, neighbours
     from libs.docker_runner.entrypoints.guard import nftables as nft
 
     Attributes = nft.Attributes
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 else:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import narrowing  # pants: no-infer-dep
+    import neighbours  # pants: no-infer-dep
     import nftables as nft  # pants: no-infer-dep
 
 DENIED_IPV4 = [
@@ -89,6 +91,7 @@ def main() -> int:
     limits = [int(number) for number in sys.argv[3].split(",")]
     allowed = [destination(argument) for argument in sys.argv[4:]]
     if mode == "by-address":
+        say_neighbours()
         prefix = bytes.fromhex(subject)
         by_address(prefix, allowed)
         limited(nft.at(nft.LINK, nft.SENDER, prefix), limits)
@@ -107,6 +110,7 @@ def main() -> int:
         limited_in(nft.at(nft.LINK, nft.RECEIVER, prefix), limits, f"{NARROWED}-received")
         show_refused((narrowing.TABLE, nft.INET_FAMILY), *tables_of(NARROWED))
         return 0
+    say_neighbours()
     failures = []
     # One is enough: the first also catches what is redirected or served by the host itself, the second is for kernels
     # without nftables.
@@ -124,6 +128,11 @@ def main() -> int:
     # Where the rules by address are there as well, such as another worker's, they refuse first.
     show_refused(("the0-" + subject, nft.INET_FAMILY), *tables_of(BOTS))
     return 0
+
+
+def say_neighbours() -> None:
+    if reason := neighbours.ensure_room():
+        print("neighbours:", reason)  # noqa: T201 - the worker reads it from the container's log
 
 
 def show_refused(*tables: "tuple[str, int]") -> None:
