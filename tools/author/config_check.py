@@ -9,7 +9,7 @@ from libs.core.schema_parameters import RUNTIME_PARAMETERS, Schema, schema_of
 from libs.docker_runner.data.names import data_names
 from libs.docker_runner.executable import Network
 from libs.docker_runner.sandbox.egress import egress_for
-from tools.author.findings import Finding
+from tools.author.findings import Finding, refuse
 from tools.author.json_schema import SchemaInvalid, Violation, violations
 
 _CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (
@@ -31,6 +31,11 @@ def config_findings(
         *_schema_findings(description, kind, config, where, described_in),
         *(found for check in _CHECKS for found in refusals(check, config, where)),
     ]
+
+
+def refuse_deployed(description: Mapping[str, Any], config: Mapping[str, Any], *, where: str) -> None:
+    """Raise BotFolderInvalid if *config* is wrong for a bot or schedule whose *description* was deployed earlier."""
+    refuse(config_findings(description, "bot", config, where=where, described_in="the description that was deployed"))
 
 
 def _schema_findings(

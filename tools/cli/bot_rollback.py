@@ -8,8 +8,10 @@ from libs.core.process.service import BOT_RUNNER
 from libs.core.secrets.withholding import SecretsMissing, completed
 from libs.core.storage.errors import ObjectMissing
 from libs.core.store.audit import Action
+from libs.core.store.entities import Entity
 from libs.core.store.releases import effective
 from libs.core.store.revisions import Revision, RevisionStore
+from tools.author.config_check import refuse_deployed
 from tools.bots.announce import redeployed
 from tools.bots.deploying import publish
 from tools.bots.redeploy import kept_fields
@@ -58,6 +60,7 @@ async def _rollback(bot_id: str, wanted: int | None, health: Health) -> dict[str
             config = completed(target.config, target.withheld, running.config)
         except SecretsMissing as error:
             raise Failure(f"revision {target.revision} of {bot_id!r} cannot be restored: {error}") from error
+        refuse_deployed(Entity.of({"id": bot_id, "custom": target.custom}).bot, config, where="the restored config")
         announced = redeployed(entity, config, target.custom, beside={**kept_fields(entity), **health.fields})
         await record(servers, Action.UPDATED, [bot_id], f"rollback to revision {target.revision}")
         await publish(servers, BOT_RUNNER, await servers.entities(BOT_RUNNER), announced, is_new=False)

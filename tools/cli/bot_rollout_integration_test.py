@@ -1,6 +1,7 @@
 """`runtime bot history`, `rollback` and `restart` over real servers, where no worker runs."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,24 @@ def test_rollback_without_a_present_value_of_a_secret_is_refused(
     code, _, err = commands.run("bot", "rollback", "b", "--no-wait")
 
     assert (code, "no value for api_key" in err) == (ExitCode.FAILED, True)
+    assert bot(commands) == before
+
+
+def test_rollback_to_a_config_that_its_schema_refuses_changes_nothing_and_names_the_value(
+    commands: Commands, mongo_uri: str, folder: Path
+) -> None:
+    schema = {"type": "object", "properties": {"api_key": {"type": "string"}, "pace": {"minimum": 1}}}
+    (folder / "bot.json").write_text(json.dumps({"schema": schema}))
+    noted(mongo_uri, deploy(commands, folder, 1, "--config", '{"pace": 5, "api_key": "old"}'))
+    (folder / "bot.json").unlink()
+    noted(mongo_uri, deploy(commands, folder, 2, "--config", '{"pace": 0, "api_key": 7}'))
+    before = bot(commands)
+
+    code, _, err = commands.run("bot", "rollback", "b", "--no-wait")
+
+    assert code == ExitCode.USAGE
+    assert "the restored config: config.api_key" in err
+    assert "the `schema` of the description that was deployed" in err
     assert bot(commands) == before
 
 

@@ -10,8 +10,7 @@ import click
 from libs.core.process.service import ServiceDefinition
 from libs.core.store.entities import Entity
 from libs.core.store.entity_writer import Derive
-from tools.author.config_check import config_findings
-from tools.author.findings import refuse
+from tools.author.config_check import refuse_deployed
 from tools.bots.announce import reconfigured
 from tools.bots.config_edit import KeyMissing, assignments, masked, with_values, without_keys
 from tools.bots.deploying import publish
@@ -89,11 +88,7 @@ async def changed(target: Target, change: Change, *, beside: Mapping[str, Any], 
         if config == known.config:
             return {"id": known.id, "changed": False}
         target.check(config)
-        refuse(
-            config_findings(
-                known.bot, "bot", config, where="the changed config", described_in="the description that was deployed"
-            )
-        )
+        refuse_deployed(known.bot, config, where="the changed config")
         announced = reconfigured(known, config, beside={**kept_fields(known), **beside})
         entities = await servers.entities(target.service, target.derive)
         await publish(servers, target.service, entities, announced, is_new=False)
