@@ -12,16 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from libs.core.errors import UserError
+from libs.core.room import MIB
 from libs.core.storage.data_sets import NAME_RULE, SINGLE_FILE, DataCatalog, DataKind, DataSet, is_data_name
 from libs.core.storage.errors import ObjectMissing
 
 _LEVEL = 3
 _MOST_FILES = 60_000
 _MOST_PATH_BYTES = 1024
+_MOST_OWNER_CHARACTERS = 200
 
 
 class DataInvalid(UserError):
-    """The file or folder, or the name, cannot be a data set."""
+    """The file or folder, the name, or the owner's name, cannot be that of a data set."""
+
+
+class DataRefused(UserError):
+    """The owner may not do this with the data set."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +79,48 @@ def packed(source: Path) -> Iterator[PackedData]:
         yield PackedData(archive, digest, kind, len(files), total)
 
 
-async def upload_data(catalog: DataCatalog, name: str, data: PackedData, by: str) -> tuple[DataSet, bool]:
+def check_owner(owner: str) -> None:
+    """Raise DataInvalid unless *owner* can own data sets."""
+    if not owner.strip() or not owner.isprintable() or len(owner) > _MOST_OWNER_CHARACTERS:
+        raise DataInvalid(f"{owner!r} cannot own a data set: an owner has 1 to {_MOST_OWNER_CHARACTERS} characters")
+
+
+def refuse_other(known: DataSet | None, owner: str) -> None:
+    """Raise DataRefused if the data set *known* has another owner than *owner*."""
+    if known is not None and known.owner not in ("", owner):
+        raise DataRefused(
+            f"data set {known.name!r} is of owner {known.owner!r}, and not of {owner!r}; choose another name, or name "
+            f"its owner with --owner"
+        )
+
+
+async def refuse_beyond_quota(catalog: DataCatalog, name: str, data: PackedData, owner: str, quota_bytes: int) -> None:
+    """Raise DataRefused if *data* as *name* exceeds the quota of *owner*; *quota_bytes* is 0 for none."""
+    if quota_bytes == 0:
+        return
+    used = await catalog.bytes_of(owner, besides=name)
+    if used + data.total_bytes > quota_bytes:
+        raise DataRefused(
+            f"quota of owner {owner!r}: other data sets have {used / MIB:,.1f} MiB of {quota_bytes / MIB:,.1f}, and "
+            f"{name!r} has {data.total_bytes / MIB:,.1f} (QUOTA_DATA_MB); remove some, see `runtime bot data ls`"
+        )
+
+
+async def upload_data(
+    catalog: DataCatalog, name: str, data: PackedData, by: str, owner: str = ""
+) -> tuple[DataSet, bool]:
     """Make *data* the current version of *name*; return it, and whether it differs from the previous one.
 
     The name refers to its content only after that is stored, so readers never see a part. May be repeated.
 
     Raises:
+        DataRefused: the name belongs to another owner.
         Retryable: the storage is unreachable.
         Permanent: the storage rejects it.
     """
     store, bucket = catalog.store, catalog.bucket
     await store.ensure_bucket(bucket)
-    previous = await catalog.get(name)
+    refuse_other(previous := await catalog.get(name), owner)
     size = data.path.stat().st_size
     fresh = catalog.content_keys(data.sha256, await store.now(bucket))
     key, etag = fresh[0], ""
@@ -110,9 +146,15 @@ async def upload_data(catalog: DataCatalog, name: str, data: PackedData, by: str
         archive_bytes=size,
         uploaded_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         uploaded_by=by,
+        owner=owner,
     )
+    # The upload took its time.
+    refuse_other(await catalog.get(name), owner)
     await catalog.publish(made)
-    return made, previous is None or (previous.sha256, previous.kind) != (made.sha256, made.kind)
+    is_same = previous is not None and (
+        (previous.sha256, previous.kind, previous.owner) == (made.sha256, made.kind, made.owner)
+    )
+    return made, not is_same
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:

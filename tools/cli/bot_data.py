@@ -9,18 +9,34 @@ from libs.core.process.service import SERVICES
 from libs.core.room import MIB
 from libs.core.storage.data_sets import DataCatalog, DataSet, is_data_name
 from libs.core.store.audit import Action
-from tools.bots.data_upload import PackedData, check_name, packed, upload_data
+from tools.bots.data_upload import (
+    PackedData,
+    check_name,
+    check_owner,
+    packed,
+    refuse_beyond_quota,
+    refuse_other,
+    upload_data,
+)
 from tools.cli import interrupts
 from tools.cli.audit_record import record
 from tools.cli.connections import Connections, connected
 from tools.cli.exit_codes import ExitCode
 from tools.cli.failures import Failure
-from tools.cli.local_user import user_of_this_machine
+from tools.cli.local_user import user_name, user_of_this_machine
 from tools.cli.output import cell, output_option, show, table
 
-_COLUMNS = ("name", "kind", "files", "mib", "version", "uploaded", "by")
+_COLUMNS = ("name", "kind", "files", "mib", "version", "owner", "uploaded", "by")
 _VERSION_CHARACTERS = 12
 _SHOWN_USES = 5
+
+_owner_option = click.option(
+    "--owner",
+    envvar="THE0_OWNER",
+    default=user_name,
+    show_default="the name of this user",
+    help="Whose data set it is, named as the owner of bots, such as the author; others cannot replace or remove it.",
+)
 
 
 @click.group("data", context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,16 +50,20 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 @click.argument("source", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
+@_owner_option
 @output_option
-def put(name: str, source: Path, output: str) -> None:
+def put(name: str, source: Path, owner: str, output: str) -> None:
     """Upload a file or folder as the data set NAME, or as its new version.
 
     A file is the file /data/NAME, a folder the folder /data/NAME. Running bots keep the version with which they were
     started.
+
+    Exit code 2 when the data set is of another owner, or exceeds the owner's quota.
     """
     check_name(name)
+    check_owner(owner)
     with packed(source) as content:
-        found, is_new = interrupts.run(_put(name, content))
+        found, is_new = interrupts.run(_put(name, content, owner))
     facts = {**_facts(found), "changed": is_new}
     size = f"{found.files} file{'s' if found.files != 1 else ''}, {found.total_bytes / MIB:,.1f} MiB"
     shown = f"{cell(name)} is version {facts['version']} ({size})" + ("" if is_new else "; it was the same before")
@@ -62,23 +82,28 @@ def ls(output: str) -> None:
 @data.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Remove it even if bots, backtests or schedules name it.")
+@_owner_option
 @output_option
-def rm(name: str, force: bool, output: str) -> None:
-    """Remove the data set NAME, unless a bot, backtest or schedule names it.
+def rm(name: str, force: bool, owner: str, output: str) -> None:
+    """Remove the data set NAME, unless it is of another owner, or a bot, backtest or schedule names it.
 
     With --force, running bots keep it; those that name it do not start any more.
 
     Exit code 4 when there is no such data set.
     """
-    interrupts.run(_rm(name, force=force))
+    interrupts.run(_rm(name, owner, force=force))
     show(output, {"name": name, "removed": True}, lambda: click.echo(f"{cell(name)} is removed."))
 
 
-async def _put(name: str, content: PackedData) -> tuple[DataSet, bool]:
+async def _put(name: str, content: PackedData, owner: str) -> tuple[DataSet, bool]:
     async with connected() as servers:
-        found, is_new = await upload_data(_catalog(servers), name, content, user_of_this_machine())
+        catalog = _catalog(servers)
+        refuse_other(await catalog.get(name), owner)
+        await refuse_beyond_quota(catalog, name, content, owner, servers.quota_settings().data_mb * MIB)
+        found, is_new = await upload_data(catalog, name, content, user_of_this_machine(), owner)
         if is_new:
-            await record(servers, Action.UPDATED, [_target(name)], f"version {found.sha256[:_VERSION_CHARACTERS]}")
+            version = found.sha256[:_VERSION_CHARACTERS]
+            await record(servers, Action.UPDATED, [_target(name)], f"version {version}, owner {owner}")
         return found, is_new
 
 
@@ -87,14 +112,16 @@ async def _ls() -> list[dict[str, Any]]:
         return [_facts(one) async for one in _catalog(servers).all()]
 
 
-async def _rm(name: str, *, force: bool) -> None:
+async def _rm(name: str, owner: str, *, force: bool) -> None:
     async with connected() as servers:
         catalog = _catalog(servers)
-        if not force and is_data_name(name) and await catalog.get(name) is not None:
+        found = await catalog.get(name) if is_data_name(name) else None
+        refuse_other(found, owner)
+        if not force and found is not None:
             await _refuse_used(servers, name)
         if not await catalog.remove(name):
             raise Failure(f"there is no data set {name!r}; `runtime bot data ls` lists all", ExitCode.NOT_FOUND)
-        await record(servers, Action.DELETED, [_target(name)])
+        await record(servers, Action.DELETED, [_target(name)], f"owner {found.owner}" if found and found.owner else "")
 
 
 async def _refuse_used(servers: Connections, name: str) -> None:
@@ -130,6 +157,7 @@ def _facts(one: DataSet) -> dict[str, Any]:
         "bytes": one.total_bytes,
         "version": one.sha256[:_VERSION_CHARACTERS],
         "sha256": one.sha256,
+        "owner": one.owner,
         "uploaded": one.uploaded_at,
         "by": one.uploaded_by,
     }

@@ -1,11 +1,14 @@
 """`runtime bot data` over a real storage."""
 
+import io
+import json
 import os
 from pathlib import Path
 
 import pytest
 from minio import Minio
 
+from libs.core.room import MIB
 from tests.support.rigs.commands import Commands
 from tools.cli.exit_codes import ExitCode
 from tools.stack.s3 import S3Server
@@ -115,7 +118,72 @@ def test_data_set_in_use_is_removed_only_by_force(commands: Commands, tmp_path: 
     assert commands.text("bot", "data", "rm", "prices", "--force") == "prices is removed.\n"
 
 
-def test_changes_of_data_sets_are_audited(commands: Commands, tmp_path: Path) -> None:
+def test_data_set_of_another_owner_is_neither_replaced_nor_removed(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("1")
+    commands.text("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", "ann")
+    (tmp_path / "file").write_text("2")
+    before = commands.json("bot", "data", "ls")
+
+    replaced = commands.run("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", "bob")
+    removed = commands.run("bot", "data", "rm", "prices", "--force")
+
+    assert replaced[0] == removed[0] == ExitCode.USAGE
+    assert (
+        "data set 'prices' is of owner 'ann', and not of 'bob'; choose another name, or name its owner" in replaced[2]
+    )
+    assert "data set 'prices' is of owner 'ann'" in removed[2]
+    assert commands.json("bot", "data", "ls") == before
+    assert commands.json("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", "ann")["changed"] is True
+    assert commands.text("bot", "data", "rm", "prices", "--owner", "ann") == "prices is removed.\n"
+
+
+def test_data_set_without_an_owner_gets_the_next_one(
+    commands: Commands, s3_server: S3Server, bucket_prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("1")
+    commands.text("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", "ann")
+    storage = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    [key] = [key for key in _keys(s3_server, bucket_prefix) if key.endswith("prices.json")]
+    stored = json.loads(storage.get_object(f"{bucket_prefix}bots", key).read())
+    del stored["owner"]  # as earlier versions wrote it
+    content = json.dumps(stored).encode()
+    storage.put_object(f"{bucket_prefix}bots", key, io.BytesIO(content), len(content))
+
+    done = commands.json("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", "bob")
+
+    assert (done["owner"], done["changed"]) == ("bob", True)
+
+
+@pytest.mark.parametrize("owner", ["", " ", "a\nb", "x" * 201])
+def test_invalid_owner_is_refused(commands: Commands, tmp_path: Path, owner: str) -> None:
+    (tmp_path / "file").write_text("1")
+
+    code, _, err = commands.run("bot", "data", "put", "prices", str(tmp_path / "file"), "--owner", owner)
+
+    assert (code, "cannot own a data set" in err) == (ExitCode.USAGE, True)
+
+
+def test_data_sets_of_an_owner_fit_the_quota_of_that_owner(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUOTA_DATA_MB", "1")
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    half.write_bytes(bytes(MIB // 2))
+    whole.write_bytes(bytes(MIB))
+    put = ("bot", "data", "put")
+    commands.text(*put, "a", str(half), "--owner", "ann")
+
+    code, _, err = commands.run(*put, "b", str(whole), "--owner", "ann")
+
+    assert code == ExitCode.USAGE
+    assert "quota of owner 'ann': other data sets have 0.5 MiB of 1.0, and 'b' has 1.0 (QUOTA_DATA_MB)" in err
+    commands.text(*put, "b", str(whole), "--owner", "bob")
+    commands.text(*put, "a", str(whole), "--owner", "ann")
+    assert [(row["name"], row["owner"]) for row in commands.json("bot", "data", "ls")] == [("a", "ann"), ("b", "bob")]
+
+
+def test_changes_of_data_sets_are_audited(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE0_OWNER", "ann")
     (tmp_path / "file").write_text("1")
     version = commands.json("bot", "data", "put", "prices", str(tmp_path / "file"))["version"]
     commands.json("bot", "data", "put", "prices", str(tmp_path / "file"))
@@ -123,7 +191,10 @@ def test_changes_of_data_sets_are_audited(commands: Commands, tmp_path: Path) ->
 
     rows = commands.json("audit", "--id", "data set prices")
 
-    assert [(row["action"], row["detail"]) for row in rows] == [("deleted", ""), ("updated", f"version {version}")]
+    assert [(row["action"], row["detail"]) for row in rows] == [
+        ("deleted", "owner ann"),
+        ("updated", f"version {version}, owner ann"),
+    ]
     assert all(row["who"] and row["way"] == "command" for row in rows)
 
 

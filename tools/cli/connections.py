@@ -14,6 +14,7 @@ from libs.core.config.connection_settings import MongoSettings, NatsSettings, St
 from libs.core.config.coordination_settings import LeaseSettings, PartitionSettings
 from libs.core.config.misspelt_settings import misspelt
 from libs.core.config.process_settings import HttpSettings, LogSettings
+from libs.core.config.quota_settings import QuotaSettings
 from libs.core.config.retention_settings import RetentionSettings
 from libs.core.config.settings_loader import Group, SettingsError, load
 from libs.core.observability.log import configure
@@ -158,6 +159,10 @@ class Connections:
     def retention_settings(self) -> RetentionSettings:
         """Return the retention of the target's settings; masters may have other settings."""
         return self._load(RetentionSettings)
+
+    def quota_settings(self) -> QuotaSettings:
+        """Return the quotas of owners. Errors as storage_settings()."""
+        return self._load(QuotaSettings)
 
     def storage_settings(self) -> StorageSettings:
         """Return the settings of the storage.

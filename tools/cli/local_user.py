@@ -1,4 +1,4 @@
-"""The user of a command, for the audit record."""
+"""The user of a command: for the audit record, and as an owner."""
 
 import getpass
 import socket
@@ -6,9 +6,13 @@ import socket
 
 def user_of_this_machine() -> str:
     """Return the name of the user and of this machine, as `ann@laptop`."""
+    return f"{user_name()}@{socket.gethostname()}"
+
+
+def user_name() -> str:
+    """Return the name of the user, as `ann`."""
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):
         # A user without a name, as in a container.
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+        return "unknown"

@@ -42,3 +42,13 @@ class QuotaSettings(Group):
             ge=0, le=10_000, description="starts of one owner in a minute, restarts and retries included; 0: no quota"
         ),
     ] = 0
+    data_mb: Annotated[
+        int,
+        Named("QUOTA_DATA_MB", unit="MiB"),
+        Field(
+            ge=0,
+            le=1_073_741_824,
+            description="size of the files in all data sets of one owner, which `runtime bot data put` checks; "
+            "0: no quota",
+        ),
+    ] = 0

@@ -53,6 +53,7 @@ class DataSet:
         sha256: of the archive at *key*, whose object has this *etag*.
         total_bytes: of its files; *archive_bytes* of the archive.
         uploaded_at: RFC 3339.
+        owner: who may replace or remove it, as OWNER_FIELD names owners; "" for one that everybody may.
     """
 
     name: str
@@ -65,6 +66,7 @@ class DataSet:
     archive_bytes: int
     uploaded_at: str = ""
     uploaded_by: str = ""
+    owner: str = ""
 
     def to_json(self) -> bytes:
         """Return it as stored."""
@@ -96,6 +98,10 @@ class DataCatalog:
                     yield found
         except ObjectMissing:
             return
+
+    async def bytes_of(self, owner: str, *, besides: str = "") -> int:
+        """Return the total bytes of the data sets of *owner*, without the one named *besides*."""
+        return sum([one.total_bytes async for one in self.all() if one.owner == owner and one.name != besides])
 
     async def publish(self, data_set: DataSet) -> None:
         """Make *data_set* the current version of its name, atomically. May be repeated."""
@@ -153,6 +159,7 @@ class DataCatalog:
                 archive_bytes=int(read["archive_bytes"]),
                 uploaded_at=str(read.get("uploaded_at", "")),
                 uploaded_by=str(read.get("uploaded_by", "")),
+                owner=str(read.get("owner", "")),
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             return None
