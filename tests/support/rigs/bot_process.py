@@ -67,6 +67,8 @@ class BotProcess:
     result_bytes: int = 1024 * 1024
     output_bytes_per_second: int = 1 << 30
     output_burst_bytes: int = 1 << 30
+    standby: str = ""
+    """The word without which its init does not start it; "" to start at once."""
 
     def __post_init__(self) -> None:
         self.base = self.directory / "the0"
@@ -87,7 +89,7 @@ class BotProcess:
             "mount": str(self.code),
             "traceparent": None,
         }
-        limits: dict[str, float] = {
+        limits: dict[str, float | str] = {
             "result_bytes": self.result_bytes,
             "output_bytes_per_second": self.output_bytes_per_second,
             "output_burst_bytes": self.output_burst_bytes,
@@ -95,6 +97,9 @@ class BotProcess:
             "uid": os.getuid(),
             "gid": os.getgid(),
         }
+        if self.standby:
+            (self.base / "standby").mkdir()
+            limits["standby"] = self.standby
         if self.keepalive_ttl_seconds is not None:
             limits["keepalive_ttl_seconds"] = self.keepalive_ttl_seconds
         (self.base / "spec" / "spec.json").write_text(json.dumps(spec))
@@ -113,6 +118,12 @@ class BotProcess:
             env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
             cwd=self.code,
         )
+
+    def let_go(self, text: str) -> None:
+        """Write *text* as the word to start for a standby."""
+        temporary = self.base / "standby" / ".go"
+        temporary.write_text(text)
+        temporary.rename(self.base / "standby" / "go")
 
     def finish(self, process: "subprocess.Popen[bytes]", timeout_seconds: float = 60.0) -> Finished:
         """Wait for its end."""

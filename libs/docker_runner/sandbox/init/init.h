@@ -46,12 +46,15 @@ struct spec {
     const char *state; /* the folder of the bot's state; NULL: there is none */
     int64_t state_bytes, state_files; /* their highest numbers */
     int64_t state_kept, state_restored; /* whether changes are saved; whether there is something to begin with */
+    const char *standby; /* the word without which the bot does not start; NULL: it starts at once */
 };
 
 /* Read `spec/init.conf` below the base; the program ends when it is not complete. */
 void read_spec(struct spec *spec);
 
 /* --- lease.c */
+
+#define TERM_BEFORE_DEADLINE (SECOND * 3 / 4)
 
 struct lease {
     char path[PATH_BYTES];
@@ -63,6 +66,11 @@ struct lease {
 
 void open_lease(struct lease *lease, const char *base, nanoseconds ttl);
 void look_at_lease(struct lease *lease);
+
+/* --- standby.c */
+
+/* Wait until the worker lets the bot start; false when it must never start. */
+bool stand_by(struct spec *spec, struct lease *lease, int signals);
 
 /* --- stream.c */
 

@@ -13,6 +13,8 @@
  * A second process of the init notes what the container uses. Its file is on a disk, and a disk that hangs must stop
  * nothing else. A third one keeps the bot's state (state.c), for the same reason.
  *
+ * A standby waits for its worker before anything of the bot is read (standby.c): until then another container runs it.
+ *
  * Exit code: the bot's own, 128+n when signal n ended it, 75 when its lease ran out, 127 when it could not be started.
  */
 
@@ -36,7 +38,6 @@
 #include <unistd.h>
 
 #define LEASE_LOST 75
-#define TERM_BEFORE_DEADLINE (SECOND * 3 / 4)
 #define MAX_GRACE (30 * SECOND)
 #define LOOK (SECOND / 5)
 #define SLOWED (SECOND / 20)
@@ -410,6 +411,7 @@ int main(int count, char **arguments) {
     prepare();
     burst = (double)(spec.output_burst_bytes > CHUNK_BYTES ? spec.output_burst_bytes : CHUNK_BYTES);
     tokens = burst;
+    if (spec.standby && !stand_by(&spec, &lease, signals)) return LEASE_LOST;
     if (spec.state && !begin_state(&spec)) return refuse();
     if (spec.keepalive_ttl >= 0) {
         look_at_lease(&lease);

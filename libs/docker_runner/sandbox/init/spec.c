@@ -1,5 +1,5 @@
-/* The worker's settings for the init: lines of `name=number`, which are simple to parse. One of them, `state`, is a
- * path. */
+/* The worker's settings for the init: lines of `name=number`, which are simple to parse. Two of them are texts: `state`,
+ * a path, and `standby`. */
 
 #include "init.h"
 
@@ -37,6 +37,9 @@ static bool take(struct spec *spec, const char *name, size_t length, char *value
     } else if (length == 5 && !memcmp(name, "state", 5)) {
         value[size] = 0;
         spec->state = value;
+    } else if (length == 7 && !memcmp(name, "standby", 7) && size) {
+        value[size] = 0;
+        spec->standby = value;
     } else if (length == 21 && !memcmp(name, "keepalive_ttl_seconds", 21)) {
         return parse_seconds(value, size, &spec->keepalive_ttl);
     } else {
@@ -50,7 +53,7 @@ void read_spec(struct spec *spec) {
     char path[PATH_BYTES];
     spec->keepalive_ttl = spec->result_bytes = spec->output_bytes_per_second = spec->output_burst_bytes = -1;
     spec->uid = spec->gid = spec->query_uid = (uid_t)-1;
-    spec->state = NULL;
+    spec->state = spec->standby = NULL;
     spec->state_bytes = spec->state_files = spec->state_kept = spec->state_restored = 0;
     join(path, spec->base, "spec/init.conf");
     if (read_file(path, text, sizeof text) < 0) {
