@@ -13,17 +13,15 @@ import pytest
 import pytest_asyncio
 
 from libs.core.room import MIB
-from libs.docker_runner.containers.container import ContainerState, EndReason, ManagedContainer
+from libs.docker_runner.containers.container import EndReason, ManagedContainer
 from libs.docker_runner.containers.keepalive import KeepaliveFile
-from libs.docker_runner.containers.run_folders import RunFolders
-from libs.docker_runner.engine.client import Engine as EngineClient
 from libs.docker_runner.executable import Limits, Network
-from libs.docker_runner.sandbox.container_spec import container_body
 from libs.docker_runner.sandbox.sandbox_lease_docker_test import without_its_worker
 from tests.support.eventually import eventually
 from tests.support.faults.hostile_bot import asked, has_output
 from tests.support.faults.init_attacks import OUTLIVE, REFUSED, TRY, outliving
 from tests.support.rigs.bot_containers import BotContainers, bot_containers
+from tests.support.rigs.changed_container import is_over, start_changed
 from tools.engine.ensure import Engine
 
 pytestmark = pytest.mark.timeout(300)
@@ -163,25 +161,13 @@ async def started_without_root(
     bots: BotContainers, engine: Engine, source: str, keepalive: KeepaliveFile
 ) -> ManagedContainer:
     """A bot whose init has the bot's user, and prints what it prints."""
+
+    def without_root(body: dict[str, Any]) -> None:
+        body["User"] = f"{bots.settings.users.first}:{bots.settings.users.first}"
+        del body["HostConfig"]["CapAdd"]
+
     executable = bots.executable(source, config=REFUSED, limits=TIGHT, keepalive=keepalive.folder)
-    folders = RunFolders(bots.settings.temp_dir)
-    await asyncio.to_thread(folders.prepare)
-    code = bots.code.directory / executable.code.key
-    paths = await asyncio.to_thread(folders.create, executable, "n", "0123456789ab", code)
-    user = bots.settings.users.first
-    await asyncio.to_thread(folders.tell_init, paths, executable, user, 64 * MIB)
-    body = container_body(
-        executable, paths=paths, code_etag="e", token="0123456789ab", user=user, attachment=None, settings=bots.settings
-    )
-    body["User"] = f"{user}:{user}"
-    del body["HostConfig"]["CapAdd"]
-    client = EngineClient(engine.url)
-    try:
-        await client.start(await client.create(f"the0-test-{bots.scope}", body))
-    finally:
-        await client.close()
-    [container] = await bots.list()
-    return container
+    return await start_changed(bots, engine.url, executable, without_root)
 
 
 async def test_without_root_a_filter_closes_the_init_to_the_bot(
@@ -190,11 +176,7 @@ async def test_without_root_a_filter_closes_the_init_to_the_bot(
     keepalive = KeepaliveFile(tmp_path / "keepalive", 240.0)
     keepalive.refresh(time.monotonic() + 240.0)
     container = await started_without_root(bots, docker_engine, TRY, keepalive)
-
-    async def ended() -> bool:
-        return [one.state for one in await bots.list()] == [ContainerState.EXITED]
-
-    await eventually(ended, within_seconds=60)
+    await eventually(lambda: is_over(bots), within_seconds=60)
     output = b"".join([piece.data async for piece in bots.runner.logs(container)]).decode()
     [result] = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     refused = ("PermissionError: [Errno 1]", "PermissionError: [Errno 13]")
@@ -212,9 +194,5 @@ async def test_without_root_a_bot_that_attacks_the_init_is_dead_when_its_lease_i
     container = await started_without_root(bots, docker_engine, outliving(name), keepalive)
     await eventually(lambda: has_output(bots, container))
     keepalive.expire()
-
-    async def ended() -> bool:
-        return [one.state for one in await bots.list()] == [ContainerState.EXITED]
-
-    await eventually(ended, within_seconds=20)
+    await eventually(lambda: is_over(bots), within_seconds=20)
     assert (await bots.runner.remove(container)).exit_code == 75

@@ -2,8 +2,9 @@
  *
  * One is for every bot: it refuses sockets that lead around the rules of the bots' network, such as those of a virtual
  * machine's host (AF_VSOCK), and the parts of the kernel that serve no bot and are attacked most. A ring of io_uring would
- * make such sockets without a system call that a filter sees. It also refuses what the kernel has one pool of for all
- * users: memory for compiled filters, without which no container starts, and contexts of asynchronous input and output.
+ * make such sockets without a system call that a filter sees. It refuses namespaces and mounts, with which a bot would be
+ * root of a network and of files of its own. And it refuses what the kernel has one pool of for all users: memory for
+ * compiled filters, without which no container starts, contexts of asynchronous input and output, and huge pages.
  *
  * The other is for a bot that has the init's user: it refuses the calls by which it could touch the init.
  *
@@ -46,6 +47,27 @@
 #define SYS_io_uring_enter 426
 #define SYS_io_uring_register 427
 #endif
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fspick 433
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+#ifndef SYS_open_tree_attr
+#define SYS_open_tree_attr 467
+#endif
+/* Of mmap, memfd_create and shmget: pages of a pool that root of the host has set aside. */
+#define HUGE_MAP 0x40000
+#define HUGE_FILE 0x4
+#define HUGE_SHARED 04000
+/* Of clone: time is only in clone3. */
+#define NAMESPACES 0x7e020000
 #define MPTCP 262 /* what a server in Go listens on by itself */
 #define SOCKET_TYPE 0xf
 
@@ -54,8 +76,11 @@
 #define LOAD_HIGH(index) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + 8 * (index) + 4)
 #define IF_EQUAL(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 #define IF_ABOVE(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)(value), yes, no)
+#define IF_ANY_BIT(bits, yes, no) BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, (uint32_t)(bits), yes, no)
 #define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 #define REFUSE BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+/* As of a kernel without the call, so that libraries use another one. */
+#define UNKNOWN BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS)
 #define KILL BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
 
 /* Begins a program: the number of the call in the accumulator. A call of another architecture comes to `foreign`. */
@@ -63,6 +88,8 @@
     LOAD(arch), IF_EQUAL(ARCHITECTURE, 1, 0), foreign, LOAD(nr), IF_ABOVE(MOST_NUMBER, 0, 1), REFUSE
 /* Each of these begins and ends with the number of the call in the accumulator, or ends the program. */
 #define NEVER(call) IF_EQUAL(call, 0, 1), REFUSE
+#define NEVER_WITH(call, index, bits) \
+    IF_EQUAL(call, 0, 4), LOAD_LOW(index), IF_ANY_BIT(bits, 0, 1), REFUSE, ALLOW
 #define NOT_TO(call, index, process) \
     IF_EQUAL(call, 0, 4), LOAD_LOW(index), IF_EQUAL(process, 0, 1), REFUSE, ALLOW
 #define NOT_TO_EITHER(call, process) \
@@ -90,6 +117,30 @@ bool close_kernel(void) {
         NEVER(SYS_add_key),
         NEVER(SYS_request_key),
         NEVER(SYS_io_setup),
+        NEVER(SYS_unshare),
+        NEVER(SYS_setns),
+        NEVER(SYS_mount),
+        NEVER(SYS_umount2),
+        NEVER(SYS_pivot_root),
+        NEVER(SYS_fsopen),
+        NEVER(SYS_fspick),
+        NEVER(SYS_open_tree),
+        NEVER(SYS_open_tree_attr),
+        NEVER(SYS_move_mount),
+        NEVER(SYS_mount_setattr),
+        NEVER(SYS_name_to_handle_at),
+        NEVER(SYS_open_by_handle_at),
+        NEVER(SYS_fanotify_init),
+#ifdef SYS_modify_ldt
+        NEVER(SYS_modify_ldt),
+#endif
+        /* Its flags are in memory, which no filter sees. */
+        IF_EQUAL(SYS_clone3, 0, 1),
+        UNKNOWN,
+        NEVER_WITH(SYS_clone, 0, NAMESPACES),
+        NEVER_WITH(SYS_mmap, 3, HUGE_MAP),
+        NEVER_WITH(SYS_memfd_create, 1, HUGE_FILE),
+        NEVER_WITH(SYS_shmget, 2, HUGE_SHARED),
         NOT_TO(SYS_seccomp, 0, SECCOMP_SET_MODE_FILTER),
         NOT_TO(SYS_prctl, 0, PR_SET_SECCOMP),
         IF_EQUAL(SYS_setsockopt, 0, 9),
