@@ -3,7 +3,6 @@
 import asyncio
 import heapq
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Protocol
 from libs.core.errors import RuntimeFault
 from libs.docker_runner.logs.bot_log import BotLog, LiveOutput
 from libs.docker_runner.logs.history import TAIL_BYTES, LogHistory, LogPart
-from libs.docker_runner.logs.lines import Cursor, Line, LineCutter, Wanted
+from libs.docker_runner.logs.lines import Cursor, Line, LineCutter, Tail, Wanted
 from libs.docker_runner.logs.position import day_of
 from libs.docker_runner.logs.spans import RUNTIME, STREAMS, Span
 from libs.docker_runner.logs.spool import Place, Snapshot
@@ -93,9 +92,9 @@ class LineReader:
         self, entity_id: str, reading: "_Reading", snapshot: Snapshot | None
     ) -> AsyncGenerator[Lines, None]:
         """Yield the present lines: from the storage, then from this host. Lines uploaded meanwhile are in both."""
-        tail: deque[Line] | None = None
+        tail: Tail | None = None
         if reading.wanted.tail is not None and reading.wanted.after is None:
-            tail = deque(maxlen=reading.wanted.tail)
+            tail = Tail(reading.wanted.tail, TAIL_BYTES)
         try:
             async with aclosing(self._stored(entity_id, reading, here=snapshot is not None)) as stored:
                 async for lines in stored:
@@ -115,7 +114,7 @@ class LineReader:
             if snapshot is not None:
                 snapshot.close()
         if tail is not None:
-            yield reading.ended_with(tail)
+            yield reading.ended_with(tail.lines)
 
     async def _stored(self, entity_id: str, reading: "_Reading", *, here: bool) -> AsyncGenerator[Lines, None]:
         wanted = reading.wanted
@@ -231,15 +230,11 @@ class _Reading:
         """Whether all lines of *spans* were shown."""
         return self._cursor.has_all(spans)
 
-    def ended_with(self, tail: "deque[Line]") -> Lines:
-        """Limit the output to the last *tail* lines of what was read; older lines count as shown."""
-        shown, size = deque[Line](), 0
-        while tail and size < TAIL_BYTES:
-            shown.appendleft(tail.pop())
-            size += len(shown[0].text)
-        known = [line.time_us for line in shown if line.time_us]
+    def ended_with(self, tail: Sequence[Line]) -> Lines:
+        """Return the last lines *tail* of what was read; older lines count as shown."""
+        known = [line.time_us for line in tail if line.time_us]
         self._cursor.before_us = max(self._cursor.before_us, (known[0] if known else self._cursor.newest_us + 1) - 1)
-        return list(shown)
+        return list(tail)
 
     def resume(self) -> None:
         """Continue with output after what was read."""

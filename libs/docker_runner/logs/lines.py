@@ -6,6 +6,7 @@ from whichever worker or object it reads next.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -133,6 +134,36 @@ class LineCutter:
         self._bytes += len(part)
         self._first = self._first or span
         self._last = Span(span.run, end, 0, span.time_us, span.stream)
+
+
+class Tail:
+    """The last of the lines that it is given: at most *lines*, and as few as have *size* characters or more.
+
+    A bot chooses how long its lines are, so that a number alone bounds nothing.
+    """
+
+    def __init__(self, lines: int, size: int) -> None:
+        self._most_lines = lines
+        self._most_size = size
+        self._lines: deque[Line] = deque()
+        self._size = 0
+
+    def extend(self, lines: Iterable[Line]) -> None:
+        """Add *lines*, and drop the first ones that are too many."""
+        for line in lines:
+            self._lines.append(line)
+            self._size += len(line.text)
+            while self._lines and (len(self._lines) > self._most_lines or self._is_more_than_enough):
+                self._size -= len(self._lines.popleft().text)
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The kept lines."""
+        return self._lines
+
+    @property
+    def _is_more_than_enough(self) -> bool:
+        return self._size - len(self._lines[0].text) >= self._most_size
 
 
 @dataclass
