@@ -10,6 +10,8 @@ HEAD_BYTES = 16 * 1024
 # A chunk's size, or a trailer.
 _LINE_BYTES = 1024
 _MOST_CHUNKS = 100_000
+# Answers before the real one, such as 100 (Continue).
+_MOST_INTERIM = 8
 
 
 class AnswerFault(StrEnum):
@@ -45,6 +47,7 @@ class AnswerReader:
         self._length: int | None = None
         self._is_chunked = False
         self._has_head = False
+        self._interim = 0
         self._chunk_left = 0
         self._chunks = 0
         self._in_trailers = False
@@ -63,8 +66,9 @@ class AnswerReader:
         if self.is_done:
             return
         self._buffer += data
-        if not self._has_head and not self._take_head():
-            return
+        while not self._has_head:
+            if not self._take_head():
+                return
         if self._is_chunked:
             self._take_chunks()
         else:
@@ -85,6 +89,7 @@ class AnswerReader:
             self.fault = AnswerFault.INCOMPLETE
 
     def _take_head(self) -> bool:
+        """Take the head of an answer, or an interim one; false when more is needed, or it cannot be read."""
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
             if len(self._buffer) > HEAD_BYTES or not b"HTTP/1.".startswith(self._buffer[:7]):
@@ -97,8 +102,10 @@ class AnswerReader:
             return False
         self._buffer = bytearray(rest)
         if words[1].startswith("1"):
-            # An interim answer: the real one follows.
-            return bool(self._buffer) and self._take_head()
+            self._interim += 1
+            if self._interim > _MOST_INTERIM:
+                self.fault = AnswerFault.NOT_HTTP
+            return self.fault is None
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         self._has_head = True
         self._is_chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")

@@ -66,6 +66,7 @@ def test_answer_with_a_length_is_complete_before_the_connection_ends() -> None:
         (OK + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", AnswerFault.NOT_HTTP),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", AnswerFault.NOT_HTTP),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 2000, AnswerFault.NOT_HTTP),
+        (b"HTTP/1. 1\r\n\r\n" * 1260, AnswerFault.NOT_HTTP),
         (OK + b"\r\n" + b"x" * 101, AnswerFault.TOO_LARGE),
         (OK + b"Content-Length: 101\r\n\r\n", AnswerFault.TOO_LARGE),
         (OK + b"Transfer-Encoding: chunked\r\n\r\nffffffff\r\n", AnswerFault.TOO_LARGE),
