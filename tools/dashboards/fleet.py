@@ -291,7 +291,7 @@ def _processes() -> Row:
 
 def _autoscaler() -> Row:
     return Row(
-        "Autoscaler (Kubernetes only; elsewhere all values are 0)",
+        "Autoscaler (Kubernetes only; elsewhere its values are 0) and compaction",
         [
             Lines(
                 "Replicas",
@@ -321,6 +321,22 @@ def _autoscaler() -> Row:
                         f"sum by (service, outcome) (rate(runtime_autoscaler_looks_total{{{_S}}}[$__rate_interval]))",
                         "{{service}} {{outcome}}",
                     )
+                ],
+                width=12,
+            ),
+            Lines(
+                "Compaction",
+                "Entities that are to move out of half-empty segments, and segments that became empty by it.",
+                "none",
+                [
+                    Query(
+                        or_zero(increase("runtime_compaction_orders_total", _S, "service")),
+                        "{{service}} moves",
+                    ),
+                    Query(
+                        or_zero(increase("runtime_compaction_segments_freed_total", _S, "service")),
+                        "{{service}} segments freed",
+                    ),
                 ],
                 width=12,
             ),
