@@ -145,6 +145,10 @@ class MasterApi:
                 is_json = asked.values["format"] == "json"
                 return await send(asked.request, pieces, source=source, is_known=True, json=is_json)
 
+    async def note_reader(self, request: web.Request, entity_id: str | None) -> None:
+        """Record who is sent the last lines of runs: those of an entity, or of all of them."""
+        await self.observatory.note_reader(request.get(WHO, ""), entity_id)
+
     def _by_leader(self, answer: Answer) -> Answer:
         """Return an operation with the leader's answer, or that of *answer* when there is none."""
 
@@ -183,7 +187,9 @@ class MasterApi:
         return found
 
     async def _runs(self, asked: Asked) -> RunPage:
-        return await self.observatory.runs(run_filter(asked.values), limit=asked.values["limit"])
+        found = await self.observatory.runs(run_filter(asked.values), limit=asked.values["limit"])
+        await self.note_reader(asked.request, asked.values["entity"])
+        return found
 
     async def _audit(self, asked: Asked) -> AuditPage:
         values = asked.values

@@ -140,6 +140,10 @@ class Observatory:
         more: datetime | None = found[limit - 1].started_at if len(found) > limit else None
         return RunPage(found[:limit], more)
 
+    async def note_reader(self, who: str, entity_id: str | None) -> None:
+        """Record that *who* reads the last lines of runs: those of an entity, or of all of them."""
+        await self._audit.output_read(who, entity_id or "all")
+
     async def output(
         self, entity_id: str, *, tail: int, follow: bool, who: str, more: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:

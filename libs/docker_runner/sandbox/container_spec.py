@@ -132,7 +132,7 @@ def container_body(
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings, user),
     }
-    if executable.egress is not None and attachment is not None and not attachment.walled:
+    if executable.egress is not None and attachment is not None and not attachment.named:
         raise ValueError("a bot with an allow-list of hosts needs an interface of its own rules")
     if attachment is not None and attachment.named:
         address = card_address(token, narrowed=executable.egress is not None)

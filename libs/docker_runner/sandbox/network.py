@@ -59,7 +59,7 @@ class Attachment:
     """The network of a container's interface: the engine's id or name of a network.
 
     *walled* interfaces must have an address with the prefix, made by :func:`card_address`. *named* ones may have it: it
-    identifies in the rules whose packets they refused, and nothing depends on it.
+    identifies in the rules whose packets they refused, and what a bot with an allow-list of hosts reaches.
     """
 
     network: str
@@ -187,11 +187,12 @@ class BotNetwork:
             EngineUnavailable: unknown.
         """
         attachment = await self.ensure(entrypoints)
-        if not attachment.walled:
+        if not attachment.named:
             raise SandboxUnavailable(
-                "config.egress cannot be enforced on this engine, whose default bridge cannot be secured by nftables"
+                "config.egress cannot be enforced on this engine, which gives interfaces other addresses than requested"
             )
-        body = _guard(entrypoints, "narrowed", NARROWED_PREFIX, self._limits_text, *self._allowed)
+        mode = "narrowed" if attachment.walled else "narrowed-on-bridge"
+        body = _guard(entrypoints, mode, NARROWED_PREFIX, self._limits_text, *self._allowed)
         mount = {"Type": "bind", "Source": str(entries), "Target": "/entries", "ReadOnly": True}
         body["HostConfig"]["Mounts"].append(mount)
         return await self._helper(body)

@@ -1,6 +1,7 @@
 """A bot with ``config.egress`` reaches its hosts and nothing else, also when its worker ends."""
 
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from libs.core.config.destinations import destinations
 from libs.docker_runner.engine.client import Engine
+from libs.docker_runner.entrypoints import guard
 from libs.docker_runner.executable import Executable
 from libs.docker_runner.sandbox.egress import read
 from libs.docker_runner.sandbox.narrowed_hosts import entries_of
@@ -78,6 +80,27 @@ def main(id, config):
             print("sent", number, flush=True)
 """
 
+# What the engine's name server in a container of the separate network asks: the bot itself, at the only address it has.
+ASKED = """
+import socket
+def main():
+    question = bytes.fromhex("123401000001000000000000") + b"\\x06secret\\x04evil\\x07example\\x00\\x00\\x01\\x00\\x01"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        server.bind(("127.0.0.1", 53))
+        server.settimeout(10)
+        sender.sendto(question, ("127.0.0.11", 53))
+        return b"secret" in server.recv(512)
+"""
+# What the time of an entry does that no worker renews.
+CLOSE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import nftables as nft
+described = [(1, nft.text("the0-narrowed-hosts")), (2, nft.text("allowed4"))]
+nft.in_one_step(nft.INET_FAMILY, [(nft.DELETE_ELEMENT, 0, described)])
+assert not list(nft.elements("the0-narrowed-hosts", nft.INET_FAMILY, "allowed4"))
+"""
+
 
 def resolve(name: str) -> list[str]:
     try:
@@ -90,9 +113,15 @@ def narrowed(bots: BotContainers, source: str, *egress: str, id: str = "b1", **c
     return bots.executable(source, id, config=config, egress=",".join(egress))
 
 
+@pytest.fixture(params=[True, False], ids=["default-bridge", "own-bridge"])
+def default_bridge(request: pytest.FixtureRequest) -> bool:
+    chosen: bool = request.param
+    return chosen
+
+
 @pytest.mark.usefixtures("outside")
 async def test_narrowed_bot_reaches_its_hosts_by_name_and_nothing_else(
-    private_engine: OwnEngine, tmp_path: Path, scope: str
+    private_engine: OwnEngine, tmp_path: Path, scope: str, default_bridge: bool
 ) -> None:
     targets = [
         ("exchange.example", WEB),
@@ -104,29 +133,39 @@ async def test_narrowed_bot_reaches_its_hosts_by_name_and_nothing_else(
         ("172.17.0.1", DNS),
         ("172.17.0.1", WEB),
     ]
-    async with bot_containers(tmp_path, scope, private_engine.url, resolve) as bots:
+    async with bot_containers(tmp_path, scope, private_engine.url, resolve, default_bridge=default_bridge) as bots:
         executable = narrowed(
             bots, TRY, f"exchange.example:{WEB}", f"rebound.example:{WEB}", f"unknown.example:{WEB}",
-            targets=targets, servers=[PUBLIC[0], "172.17.0.1"],
+            targets=targets, servers=[PUBLIC[0], "172.17.0.1", "127.0.0.11"],
         )  # fmt: skip
 
         outcome = await bots.outcome(executable)
 
         assert outcome.result == {
             "reached": ["reached", "reached", "TimeoutError", "gaierror", *["TimeoutError"] * 4],
-            "asked": ["TimeoutError", "TimeoutError"],
+            "asked": ["TimeoutError"] * 3,
         }
+
+
+async def test_name_server_in_a_narrowed_bot_on_the_separate_bridge_asks_nothing_outside_of_it(
+    private_engine: OwnEngine, tmp_path: Path, scope: str
+) -> None:
+    async with bot_containers(tmp_path, scope, private_engine.url, resolve, default_bridge=False) as bots:
+        outcome = await bots.outcome(narrowed(bots, ASKED, f"exchange.example:{WEB}"))
+
+        assert outcome.result is True
 
 
 @pytest.mark.usefixtures("outside")
 async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
-    private_engine: OwnEngine, tmp_path: Path, scope: str
+    private_engine: OwnEngine, tmp_path: Path, scope: str, default_bridge: bool
 ) -> None:
     private = f"10.77.0.9:{WEB}"
     allowed = destinations(f"[fc00:77::9]:{WEB}")
     async with bot_containers(tmp_path, scope, private_engine.url, resolve, egress_allow=allowed) as bots:
         engine = Engine(private_engine.url)
-        network = BotNetwork(engine, bots.settings.images["python3.11"], allowed=allowed)
+        image = bots.settings.images["python3.11"]
+        network = BotNetwork(engine, image, allowed=allowed, default_bridge=default_bridge)
         hosts = {
             "00000001": [f"exchange.example:{WEB}", private, f"[fc00:77::9]:{WEB}"],
             "00000002": [f"{PUBLIC[0]}:{SINK}"],
@@ -140,7 +179,8 @@ async def test_cards_share_no_hosts_and_a_card_without_hosts_reaches_nothing(
             await network.narrow(bots.runner.entrypoints(), entries)
             found: list[set[Target]] = []
             for number, token in enumerate(hosts, start=1):
-                async with card(private_engine, "docker0", "06:42:00:00:00:01", number) as bot:
+                bridge = "docker0" if default_bridge else OWN_BRIDGE
+                async with card(private_engine, bridge, "06:42:00:00:00:01", number) as bot:
                     # Its own address before it is narrowed: a narrowed one reaches nothing to wait for.
                     await bot.change_address(f"06:b1:00:00:00:{token[-2:]}")
                     found.append(await bot.reached(EVERYTHING))
@@ -201,11 +241,11 @@ async def test_bot_on_the_separate_bridge_is_listed_with_what_it_was_refused(
 
 @pytest.mark.usefixtures("outside")
 async def test_connection_of_a_narrowed_bot_survives_its_worker_and_follows_a_changed_address(
-    private_engine: OwnEngine, tmp_path: Path, scope: str
+    private_engine: OwnEngine, tmp_path: Path, scope: str, default_bridge: bool
 ) -> None:
     names = {"exchange.example": [PUBLIC[0]]}
     url = private_engine.url
-    async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as first:
+    async with bot_containers(tmp_path, scope, url, lambda name: names[name], default_bridge=default_bridge) as first:
         executable = narrowed(
             first, KEEP, f"exchange.example:{SINK}", host="exchange.example", port=SINK, refused=(PUBLIC[0], WEB)
         )
@@ -213,11 +253,11 @@ async def test_connection_of_a_narrowed_bot_survives_its_worker_and_follows_a_ch
         await eventually(lambda: lines_of(first, container, "connected"))
         assert [one.refused for one in await first.list()] == [()]
     names["exchange.example"] = ["203.0.113.5"]
-    async with bot_containers(tmp_path, scope, url, lambda name: names[name]) as second:
+    async with bot_containers(tmp_path, scope, url, lambda name: names[name], default_bridge=default_bridge) as second:
         await second.runner.prepare()
         (hosts_file,) = (tmp_path / "runtime" / "runs").glob("*/*/*/hosts")
         hosts = hosts_file.read_text()
-        await private_engine.inside("nft", "flush", "set", "inet", "the0-narrowed-hosts", "allowed4")
+        await private_engine.inside(sys.executable, "-c", CLOSE, str(Path(guard.__file__).parent))
         refused = [one.refused for one in await second.list()]
         before = len(await lines_of(second, container, "sent"))
         await eventually(lambda: lines_after(second, container, before + 3))

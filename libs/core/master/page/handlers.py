@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +34,9 @@ _OVERVIEW_SECONDS = 3.0
 Show = Callable[[dict[str, Any], dict[str, str]], Awaitable[tuple[str, dict[str, Any]]]]
 """Returns the template and its values, given the parameters by name and the raw query."""
 
+WhoseOutput = Callable[[dict[str, Any]], str | None]
+"""Returns, given the parameters, the entity whose output a page shows; None for that of all."""
+
 
 class StatusPage:
     """All pages of one master, with data from its API."""
@@ -43,10 +47,13 @@ class StatusPage:
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """Return the routes."""
         return [
-            web.get("/", self._page("/", (), self._overview)),
+            web.get("/", self._page("/", (), self._overview, whose_output=_of_all)),
             web.get("/entities", self._page("/entities", _without_limit(api.ENTITIES), self._entities)),
-            web.get("/entity", self._page("/entities", (_ID,), self._entity)),
-            web.get("/runs", self._page("/runs", _without_limit(api.RUNS), self._runs)),
+            web.get("/entity", self._page("/entities", (_ID,), self._entity, whose_output=itemgetter("id"))),
+            web.get(
+                "/runs",
+                self._page("/runs", _without_limit(api.RUNS), self._runs, whose_output=itemgetter("entity")),
+            ),
             web.get("/workers", self._page("/workers", _without_limit(api.WORKERS), self._workers)),
             web.get("/segments", self._page("/segments", _without_limit(api.SEGMENTS), self._segments)),
             web.get("/log", self._log),
@@ -54,8 +61,10 @@ class StatusPage:
         ]
 
     def _page(
-        self, here: str, parameters: Sequence[Parameter], show: Show
+        self, here: str, parameters: Sequence[Parameter], show: Show, *, whose_output: WhoseOutput | None = None
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Return the handler of a page. One that shows the last lines of runs is recorded, by *whose_output*."""
+
         async def handle(request: web.Request) -> web.Response:
             if (answer := await self._api.answer_of_leader(request)) is not None:
                 return answer
@@ -67,6 +76,9 @@ class StatusPage:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     template, shown = await show(values, query)
                 status = shown.pop("status", 200)
+                # Without its data the page shows no output, and no entry could be stored.
+                if whose_output is not None and not shown.get("problem"):
+                    await self._api.note_reader(request, whose_output(values))
             except BadParameter as error:
                 status, template, shown = 400, "problem.html", _problem("Invalid search", str(error))
             except Refused as refused:
@@ -188,6 +200,10 @@ def _asset(name: str, content_type: str) -> Callable[[web.Request], Awaitable[we
 
 def _without_limit(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     return tuple(parameter for parameter in parameters if parameter is not api.LIMIT)
+
+
+def _of_all(values: dict[str, Any]) -> None:
+    return None
 
 
 def _problem(title: str, reason: str, *, try_again: bool = False) -> dict[str, Any]:

@@ -8,6 +8,7 @@ with other settings leaves them.
     network_guard.py by-address PREFIX LIMITS ALLOWED...   each network card whose MAC address begins with PREFIX (06b0)
     network_guard.py by-bridge BRIDGE LIMITS ALLOWED...    everything on that bridge
     network_guard.py narrowed PREFIX LIMITS ALLOWED...     the same, for cards that reach only what ENTRIES lists
+    network_guard.py narrowed-on-bridge PREFIX LIMITS      such cards on a bridge whose rules hold for them as well
 
 A bot reaches public addresses only. Denied are the networks in DENIED, every address of the host itself, and mail
 servers; allowed are DNS, which some clouds serve at such addresses, and ALLOWED: networks, each with a port behind a
@@ -98,13 +99,16 @@ def main() -> int:
         limited_in(nft.at(nft.LINK, nft.RECEIVER, prefix), limits)
         show_refused(*tables_of(BOTS))
         return 0
-    if mode == "narrowed":
+    if mode in ("narrowed", "narrowed-on-bridge"):
         prefix = bytes.fromhex(subject)
         whose = nft.at(nft.LINK, nft.SENDER, prefix)
         with open(ENTRIES) as file:
             entries = [narrowing.entry(line) for line in file]
         # First: the other tables alone would let a card reach everything public.
         narrowing.install(whose, entries)
+        if mode == "narrowed-on-bridge":
+            show_refused((narrowing.TABLE, nft.INET_FAMILY))
+            return 0
         by_address(prefix, allowed, NARROWED)
         limited(whose, limits, f"{NARROWED}-limits")
         limited_in(nft.at(nft.LINK, nft.RECEIVER, prefix), limits, f"{NARROWED}-received")
