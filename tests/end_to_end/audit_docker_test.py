@@ -35,8 +35,8 @@ async def runner(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine
         yield made
 
 
-async def answer(runner: Deployment, path: str, **headers: str) -> tuple[int, Any]:
-    url = f"http://127.0.0.1:{runner.processes['master'].http_port}{PREFIX}{path}"
+async def answer(runner: Deployment, path: str, prefix: str = PREFIX, **headers: str) -> tuple[int, Any]:
+    url = f"http://127.0.0.1:{runner.processes['master'].http_port}{prefix}{path}"
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as found:
         text = await found.text()
         return found.status, await found.json() if found.content_type == "application/json" else text
@@ -51,6 +51,10 @@ async def test_deployment_reads_kill_and_deletion_are_recorded_with_who_did_them
     assert (await answer(runner, "/audit"))[0] == 401
     for headers in ({"X-Forwarded-User": "dora"}, {"Authorization": basic}, {"Authorization": f"Bearer {TOKEN}"}):
         assert (await answer(runner, "/entities/b/logs?tail=5", **headers))[0] == 200
+    # The last lines of runs are output too.
+    assert (await answer(runner, "/runs?entity=b", **{"X-Forwarded-User": "eve"}))[0] == 200
+    assert (await answer(runner, "/entity?id=b", prefix="", **{"X-Forwarded-User": "fred"}))[0] == 200
+    assert (await answer(runner, "/", prefix="", **{"X-Forwarded-User": "gina"}))[0] == 200
     me, terminal = user_of_this_machine(), runner.terminal()
     await terminal.run("bot", "logs", "b")
     await terminal.run("bot", "kill", "b", "--reason", "it loses money")
@@ -63,6 +67,8 @@ async def test_deployment_reads_kill_and_deletion_are_recorded_with_who_did_them
     expected = {
         ("created", "ann", "event"),
         ("read-output", "dora", "http"),
+        ("read-output", "eve", "http"),
+        ("read-output", "fred", "http"),
         ("read-output", "token:carl", "http"),
         ("read-output", "token", "http"),
         ("read-output", me, "http"),
@@ -77,3 +83,5 @@ async def test_deployment_reads_kill_and_deletion_are_recorded_with_who_did_them
     assert set(await entries()) == expected
     shown = await terminal.run("audit", "--id", "b", "--action", "killed", "--output", "json")
     assert "it loses money" in shown.out
+    _, of_all = await answer(runner, "/audit?entity=all", Authorization=f"Bearer {TOKEN}")
+    assert ("read-output", "gina") in [(one["action"], one["who"]) for one in of_all["entries"]]
