@@ -206,7 +206,15 @@ class BotNetwork:
         if self._default_bridge:
             try:
                 # Whether the engine applies the requested addresses is checked with one container.
-                await asyncio.gather(self._wall(entrypoints, walled=True), self._helper(_card_probe(DEFAULT_BRIDGE)))
+                ended = await asyncio.gather(
+                    self._wall(entrypoints, walled=True),
+                    self._helper(_card_probe(DEFAULT_BRIDGE)),
+                    # Both have ended then, also when they are cancelled, and their containers are removed.
+                    return_exceptions=True,
+                )
+                for one in ended:
+                    if isinstance(one, BaseException):
+                        raise one
             except SandboxUnavailable as error:
                 self._say_no_walls(error)
             else:
