@@ -42,15 +42,14 @@ FAMILIES: Mapping[str, Sequence[str]] = {
 }
 NAMES = tuple(chain.from_iterable(FAMILIES.values()))
 SHORT = (
-    "worker killed + NATS killed",
+    "worker killed + NATS killed + a member to the others: flapping",
     "an engine's workers restarted + worker to its engine: slow",
     "an engine's workers frozen",
-    "engine killed",
-    "primary killed + worker to MongoDB: cut",
+    "engine killed + worker to masters: answers held back",
+    "primary killed + disk full + worker to MongoDB: cut",
     "an engine's workers to everything else: black hole",
-    "stream re-created + leading master frozen + S3 frozen + a member to the others: flapping",
+    "stream re-created + leading master frozen + S3 frozen",
     "bots paused and workers frozen",
-    "disk full + worker to masters: answers held back",
 )
 """One of each family, some of them together where they do not meet."""
 
