@@ -90,6 +90,7 @@ async def test_requirements_are_installed_once_in_the_image_from_a_folder_of_whe
 
     assert said[0] == f"building vendor from requirements.txt in {IMAGE}"
     assert (first.digest, lines) == (again.digest, said)
+    assert "DEPRECATION" not in "".join(said)
     assert "vendor/price_feed.py" in content(first)
     assert "vendor/stale.py" not in content(first)
     assert "vendor/stale.py" in content(as_it_is)

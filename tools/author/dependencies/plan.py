@@ -38,7 +38,9 @@ _LOCAL = re.compile(
 _PIP = """
 if ! python3 -c 'import pip' 2>/dev/null; then
   [ -f /tmp/tool/pip.zip ] || exit 97
-  export PYTHONPATH=/tmp/tool/pip.zip
+  # Unpacked: of a zip, pip warns that it is deprecated.
+  python3 -m zipfile -e /tmp/tool/pip.zip /tmp/pip
+  export PYTHONPATH=/tmp/pip
 fi
 cd /tmp/src
 python3 -m pip install --target /tmp/out/vendor --no-compile --no-cache-dir --no-input --no-warn-script-location \
