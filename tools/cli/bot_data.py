@@ -26,7 +26,7 @@ from tools.cli.failures import Failure
 from tools.cli.local_user import user_name, user_of_this_machine
 from tools.cli.output import cell, output_option, show, table
 
-_COLUMNS = ("name", "kind", "files", "mib", "version", "owner", "uploaded", "by")
+_COLUMNS = ("name", "kind", "files", "size", "version", "owner", "uploaded", "by")
 _VERSION_CHARACTERS = 12
 _SHOWN_USES = 5
 
@@ -65,7 +65,7 @@ def put(name: str, source: Path, owner: str, output: str) -> None:
     with packed(source) as content:
         found, is_new = interrupts.run(_put(name, content, owner))
     facts = {**_facts(found), "changed": is_new}
-    size = f"{found.files} file{'s' if found.files != 1 else ''}, {found.total_bytes / MIB:,.1f} MiB"
+    size = f"{found.files} file{'s' if found.files != 1 else ''}, {_size(found.total_bytes)}"
     shown = f"{cell(name)} is version {facts['version']} ({size})" + ("" if is_new else "; it was the same before")
     show(output, facts, lambda: click.echo(shown))
 
@@ -75,7 +75,7 @@ def put(name: str, source: Path, owner: str, output: str) -> None:
 def ls(output: str) -> None:
     """List the data sets with their current versions."""
     found = interrupts.run(_ls())
-    rows = [[one[name] if name != "mib" else f"{one['bytes'] / MIB:,.1f}" for name in _COLUMNS] for one in found]
+    rows = [[one[name] if name != "size" else _size(one["bytes"]) for name in _COLUMNS] for one in found]
     show(output, found, lambda: table(_COLUMNS, rows, empty="There are no data sets."))
 
 
@@ -137,6 +137,10 @@ async def _refuse_used(servers: Connections, name: str) -> None:
             f"data set {name!r} is named by {', '.join(uses)}, which would not start any more; remove the name from "
             f"`dataSets` in their configs or bot.json, or use --force"
         )
+
+
+def _size(total_bytes: int) -> str:
+    return f"{total_bytes:,} bytes" if total_bytes < MIB // 10 else f"{total_bytes / MIB:,.1f} MiB"
 
 
 def _target(name: str) -> str:

@@ -36,7 +36,9 @@ def test_data_set_is_put_listed_replaced_and_removed(
     [row] = commands.json("bot", "data", "ls")
     assert (row["name"], row["kind"], row["files"], row["bytes"]) == ("prices", "file", 1, 5)
     assert row["version"] == second["version"]
-    assert second["version"] in commands.text("bot", "data", "ls")
+    listed = commands.text("bot", "data", "ls")
+    assert second["version"] in listed
+    assert " 5 bytes " in listed
     names = [key.rsplit("/", 1)[1] for key in _keys(s3_server, bucket_prefix)]
     assert [name.split("-")[0] for name in names] == [*sorted((first["sha256"], second["sha256"])), "prices.json"]
 
