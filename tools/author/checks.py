@@ -47,8 +47,8 @@ def check_config(folder: BotFolder, kind: Kind, config: Mapping[str, Any], where
 
 
 def refuse_config(folder: BotFolder, kind: Kind, config: Mapping[str, Any]) -> None:
-    """Raise BotFolderInvalid if *config*, which is to be deployed, does not match the schema of *folder*."""
-    refuse(check_config(folder, kind, config, "the config to deploy"))
+    """Raise BotFolderInvalid if *config*, which is to be deployed or run, does not match the schema of *folder*."""
+    refuse(check_config(folder, kind, config, "the config"))
 
 
 def size_findings(folder: BotFolder) -> tuple[list[Finding], Package | None]:

@@ -92,7 +92,7 @@ def test_config_that_does_not_match_the_schema_is_refused_by_a_deploy(tmp_path: 
     folder = read_folder(bot(tmp_path, schema=STRICT))
 
     refuse_config(folder, "bot", {"symbol": "A"})
-    with pytest.raises(BotFolderInvalid, match=r"the config to deploy: config.symbol: must be of type string"):
+    with pytest.raises(BotFolderInvalid, match=r"the config: config.symbol: must be of type string"):
         refuse_config(folder, "bot", {"symbol": 1})
 
 

@@ -224,7 +224,7 @@ def test_deploy_of_a_config_that_does_not_match_the_schema_changes_nothing(
     code, _, errors = commands.run(command, "deploy", str(folder))
 
     assert code == ExitCode.USAGE
-    assert "the config to deploy: config.limit: must be of type integer" in errors
+    assert "the config: config.limit: must be of type integer" in errors
     assert document(commands, *place) == {}
 
 
