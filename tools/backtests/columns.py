@@ -1,7 +1,8 @@
 """The columns that `backtest ls --columns` adds: metrics of results and parameters of configs. Pure."""
 
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,14 @@ def value_in(name: str, *sources: Mapping[str, Any]) -> Any:
             if _plain(key) == wanted:
                 return value
     return None
+
+
+def similar(name: str, known: Collection[str]) -> list[str]:
+    """Return at most three of the *known* names that *name* may mean: those that contain it, then misspelt ones."""
+    plain = {_plain(one): one for one in sorted(known)}
+    wanted = _plain(name)
+    close = [one for one in plain if wanted and wanted in one] + difflib.get_close_matches(wanted, plain)
+    return [plain[one] for one in dict.fromkeys(close)][:3]
 
 
 def ordered(rows: Sequence[dict[str, Any]], values: Sequence[Any], *, lowest_first: bool) -> list[dict[str, Any]]:

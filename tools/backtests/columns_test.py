@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tools.backtests.columns import ordered, value_in
+from tools.backtests.columns import ordered, similar, value_in
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,21 @@ def test_value_is_found_regardless_of_case_and_separators(name: str, value: obje
 
 def test_exact_name_in_a_later_source_is_preferred() -> None:
     assert value_in("a_b", {"ab": 1}, {"a_b": 2}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Sharpe", ["sharpe_ratio"]),
+        ("return", ["total_return_percent", "yearly_return_percent"]),
+        ("shrape_ratio", ["sharpe_ratio"]),
+        ("fats", ["fast"]),
+        ("drawdown", []),
+        ("_", []),
+    ],
+)
+def test_similar_names_contain_the_name_or_differ_in_few_letters(name: str, found: list[str]) -> None:
+    assert similar(name, {"sharpe_ratio", "total_return_percent", "yearly_return_percent", "fast"}) == found
 
 
 @pytest.mark.parametrize(

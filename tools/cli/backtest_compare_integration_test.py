@@ -97,7 +97,7 @@ def test_columns_are_metrics_parameters_and_usual_ones(commands: Commands) -> No
         ["b5", "finished", "1.5", "5", "-", "w"],
         ["b15", "failed", "-", "15", "-", "w"],
     ]
-    assert "no listed backtest has shrape in its metrics or its config" in err
+    assert "no listed backtest has shrape in its metrics or its config; similar: sharpe\n" in err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`runtime backtest ls`: waiting, running and completed backtests."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -11,7 +11,7 @@ from libs.core.run_record import RunRecord
 from libs.core.store.entities import Entity
 from libs.core.store.ownership import Ownership
 from libs.core.store.runs import RunFilter, RunStore
-from tools.backtests.columns import ordered, value_in
+from tools.backtests.columns import ordered, similar, value_in
 from tools.backtests.findings import findings
 from tools.backtests.results import known_of, state_of
 from tools.cli import interrupts
@@ -45,10 +45,10 @@ def ls(done: int, columns: str | None, sort: str | None, lowest_first: bool, out
     wanted = _names(columns)
     if sort is not None and wanted and sort not in wanted:
         wanted.append(sort)
-    found = interrupts.run(_ls(done, [*wanted, *([sort] if sort is not None else [])]))
+    found, known = interrupts.run(_ls(done, [*wanted, *([sort] if sort is not None else [])]))
     if sort is not None:
         found = ordered(found, [row["columns"][sort] for row in found], lowest_first=lowest_first)
-    _warn_of_missing(found)
+    _warn_of_missing(found, known)
     if wanted:
         names = ("id", "state", *(name for name in wanted if name not in ("id", "state")))
         rows = [[_value(with_reason(row), name) for name in names] for row in found]
@@ -72,30 +72,35 @@ def _value(row: dict[str, Any], name: str) -> object:
     return None if value is None else value_text(value)
 
 
-def _warn_of_missing(found: list[dict[str, Any]]) -> None:
+def _warn_of_missing(found: list[dict[str, Any]], known: Collection[str]) -> None:
     for name in found[0].get("columns", ()) if found else ():
         if all(row["columns"][name] is None for row in found):
-            click.echo(f"warning: no listed backtest has {cell(name)} in its metrics or its config", err=True)
+            like = similar(name, known)
+            hint = f"; similar: {', '.join(map(cell, like))}" if like else ""
+            click.echo(f"warning: no listed backtest has {cell(name)} in its metrics or its config{hint}", err=True)
 
 
-async def _ls(done: int, names: Sequence[str]) -> list[dict[str, Any]]:
+async def _ls(done: int, names: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the backtests, with the values of *names*, and the names of all their metrics and values."""
     async with connected() as servers:
         rows = await _rows(servers, done)
+        known: set[str] = set()
         if names:
             reading = asyncio.Semaphore(_PARALLEL)
-            await asyncio.gather(*(_add_columns(servers, row, names, reading) for row in rows))
-        return rows
+            known.update(*await asyncio.gather(*(_add_columns(servers, row, names, reading) for row in rows)))
+        return rows, known
 
 
 async def _add_columns(
     servers: Connections, row: dict[str, Any], names: Sequence[str], reading: asyncio.Semaphore
-) -> None:
+) -> set[str]:
     async with reading:
         known = await known_of(servers, row["id"])
     has_result = known is not None and known.analysis is not None and known.failure is None
     metrics = findings(known.analysis).metrics if has_result and known is not None and known.analysis else {}
     config = known.parameters.flat() if known is not None and known.parameters is not None else {}
     row["columns"] = {name: value_in(name, {c: row[c] for c in _COLUMNS}, metrics, config) for name in names}
+    return {*metrics, *config}
 
 
 async def _rows(servers: Connections, done: int) -> list[dict[str, Any]]:
