@@ -39,12 +39,13 @@ class Network(StrEnum):
     """The networks that a container can reach.
 
     BRIDGE: the internet, but neither other containers nor the link-local metadata address. NONE: nothing.
-    HOST: everything that the host can reach; no isolation.
+    HOST: everything that the host can reach; no isolation. CLUSTER: of a pod, as the cluster's policies permit.
     """
 
     BRIDGE = "bridge"
     NONE = "none"
     HOST = "host"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from libs.docker_runner.engine.room import RoomRules
 from libs.docker_runner.engine.users import UserRange
 from libs.docker_runner.errors import UnknownRuntime
 from libs.docker_runner.executable import Limits, Network, NetworkLimits, Placement
+from libs.docker_runner.pods.manifest import PodRules
 from libs.docker_runner.sandbox.limits import Maxima
 
 OWNER_FIELD = "custom.config.author"
@@ -61,6 +62,7 @@ class RunnerSettings:
         log_spool_bytes, log_spools_bytes: maximum output on disk while the storage is down, of one bot and of all.
         room: limits on the total of all containers' limits on the engine.
         users: of bots.
+        pods: the operator's settings of bots as pods; None: a Docker engine runs them.
         pod_uid: of the pod below whose control group bots must run; None without such a pod.
     """
 
@@ -95,6 +97,7 @@ class RunnerSettings:
     room: RoomRules = field(default_factory=RoomRules)
     users: UserRange = field(default_factory=UserRange)
     pod_uid: str | None = None
+    pods: PodRules | None = None
 
     def placement(self, runtime: str) -> Placement:
         """Return the placement of bots of *runtime*.

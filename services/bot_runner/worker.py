@@ -92,7 +92,8 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
         work=reconciler,
         waking=context.wake_ups.waking,
         at_rest=lambda owned, ended: records(owned).segment_ended(ended),
-        promises=records,
+        # A pod's bot ends before its segment is given away: what it was granted bounds the next owner's wait.
+        promises=records if settings.pods.engine == "docker" else None,
     )
     metrics = docker.metrics()
     if settings.metrics.per_bot:

@@ -14,6 +14,7 @@ from libs.core.config.coordination_settings import (
 )
 from libs.core.config.image_settings import ImageSettings
 from libs.core.config.notify_settings import NotifySettings
+from libs.core.config.pod_settings import PodSettings
 from libs.core.config.process_settings import HttpSettings, LogSettings, MetricsSettings, TracingSettings
 from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
@@ -44,6 +45,7 @@ GROUPS: tuple[type[Group], ...] = (
     ContainerSettings,
     MaximaSettings,
     ImageSettings,
+    PodSettings,
     SecretSettings,
     QuotaSettings,
     QuerySettings,

@@ -9,14 +9,15 @@ import asyncio
 import json
 import ssl
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from libs.core.kubernetes.errors import ClusterForbids, ClusterRejects, ClusterUnavailable, NoCluster
+from libs.core.kubernetes.streaming import lines_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _THREADS = 2
@@ -102,6 +103,48 @@ class ApiServer:
             # Certificates, address and token may all have changed.
             self.close()
             raise
+
+    async def watch(
+        self, path: str, query: Mapping[str, str], silence_seconds: float
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Yield the objects of a watch until the server ends it.
+
+        Args:
+            silence_seconds: the longest time between two of them; bookmarks come each minute.
+
+        Raises:
+            ClusterError: as :meth:`call`; the status of a refused watch is in the message of ClusterUnavailable.
+        """
+        find_cluster(self._environ, self._service_account)
+        if self._client is None:
+            self._client = await self._in_thread(_LOGIN_SECONDS, "log-in", self._log_in)
+        client = self._client
+        request = await self._in_thread(
+            _LOGIN_SECONDS, "log-in", partial(_request, client, "GET", path, None, {**query, "watch": "true"})
+        )
+        open_stream = partial(self._open_stream, client, request, silence_seconds)
+        async with aclosing(lines_of(open_stream, client.configuration.host)) as lines:
+            async for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError as error:
+                    raise ClusterUnavailable(f"watch {path}: a line is not JSON") from error
+                if isinstance(event, dict):
+                    yield event
+
+    def _open_stream(
+        self, client: Any, request: tuple[str, str, dict[str, str], Json | None], silence_seconds: float
+    ) -> Any:
+        method, url, headers, body = request
+        answer = client.call_api(method, url, headers, body, _request_timeout=(self._timeout_seconds, silence_seconds))
+        response = answer.response
+        if answer.status >= 300:
+            text = response.read(4096).decode("utf-8", "replace")
+            response.close()
+            if answer.status == 401:
+                self.close()
+            raise ClusterUnavailable(f"{client.configuration.host} answers {answer.status} to a watch: {text}")
+        return response
 
     def _log_in(self) -> Any:
         client: Any = _sdk().ApiClient(load_configuration(self._environ, self._service_account))

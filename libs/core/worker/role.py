@@ -19,6 +19,7 @@ from libs.core.config.container_settings import ContainerSettings, MaximaSetting
 from libs.core.config.coordination_settings import CoordinationSettings, LeaseSettings, PartitionSettings, ScanSettings
 from libs.core.config.image_settings import ImageSettings
 from libs.core.config.notify_settings import NotifySettings
+from libs.core.config.pod_settings import PodSettings
 from libs.core.config.process_settings import MetricsSettings
 from libs.core.config.query_settings import QuerySettings
 from libs.core.config.quota_settings import QuotaSettings
@@ -71,6 +72,7 @@ class WorkerSettings(ProcessSettings):
     containers: ContainerSettings
     maxima: MaximaSettings
     images: ImageSettings
+    pods: PodSettings
     secrets: SecretSettings
     quotas: QuotaSettings
     scan: ScanSettings

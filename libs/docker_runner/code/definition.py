@@ -82,6 +82,10 @@ class Deployed(Protocol):
         """The owner that the *field* of its document names; empty for none."""
 
 
+# Without an interface of its own, or without the relay of queries.
+_NO_QUERIES = (Network.HOST, Network.CLUSTER)
+
+
 @dataclass(frozen=True)
 class CodeSources:
     """Where code may be.
@@ -180,7 +184,7 @@ class ExecutableBuilder:
             restart=deployed.restart,
             data=data_names(deployed.config, deployed.bot),
             # On the host's network, bots would share the port.
-            query=self._query(deployed) if self.answers_queries and self.settings.network is not Network.HOST else None,
+            query=self._query(deployed) if self.answers_queries and self.settings.network not in _NO_QUERIES else None,
         )
 
     def question(self, deployed: Deployed, question: Question, answer_bytes: int) -> Executable:

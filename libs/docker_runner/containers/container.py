@@ -58,7 +58,8 @@ class EndReason(StrEnum):
     FINISHED: exit code 0 by itself. ERROR: another exit code by itself. OOM: the kernel killed it for its memory.
     TIMEOUT: :meth:`DockerRunner.stop` ended it after its time limit. STOPPED: the same, for another reason. LEASE_LOST:
     its dead-man's switch ended it. KILLED: a signal from outside of the runtime. MISSING: it was removed, so the reason
-    is unknown.
+    is unknown. Of a pod alone: NODE_LOST: its node could not be reached until no lease kept it alive. EVICTED: its node
+    ended it, to save a resource.
     """
 
     FINISHED = "finished"
@@ -69,6 +70,8 @@ class EndReason(StrEnum):
     LEASE_LOST = "lease-lost"
     KILLED = "killed"
     MISSING = "missing"
+    NODE_LOST = "node-lost"
+    EVICTED = "evicted"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ def end_reason(
     """
     code = container.exit_code
     # Without an outcome the init did not even start the bot, or could not write any more.
+    if stopped in (EndReason.NODE_LOST, EndReason.EVICTED):
+        return stopped
     if code == LEASE_LOST_EXIT_CODE and outcome.reason in ("lease-lost", "running", ""):
         return EndReason.LEASE_LOST
     if stopped is not None:
@@ -79,6 +81,10 @@ def describe_end(ended: Ended) -> str:
             return f"it ended with exit code {ended.exit_code}"
         case EndReason.LEASE_LOST:
             return "its worker lost the lease"
+        case EndReason.NODE_LOST:
+            return "its node was lost: it could not be reached until no lease kept the bot alive"
+        case EndReason.EVICTED:
+            return "its node evicted it to save memory or disk; lower its use of disk, or give nodes more"
         case EndReason.KILLED:
             return f"it was killed from outside (exit code {ended.exit_code})"
         case EndReason.STOPPED | EndReason.MISSING:

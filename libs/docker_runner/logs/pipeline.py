@@ -17,7 +17,7 @@ from libs.docker_runner.containers.container import ManagedContainer
 from libs.docker_runner.logs.following import LogFollowing, LogSource, OnMetric
 from libs.docker_runner.logs.handover import HandOver, Turn
 from libs.docker_runner.logs.open_logs import OpenLogs
-from libs.docker_runner.logs.uploads import LogUploads
+from libs.docker_runner.logs.uploads import LogUploads, StoredOutput
 
 log = get_logger(__name__)
 
@@ -28,6 +28,7 @@ class LogPipeline:
     Args:
         interval_seconds, hand_over_seconds: see :class:`LogUploads`.
         on_metric: see :class:`LogFollowing`.
+        stored_output: see :class:`LogUploads`.
     """
 
     def __init__(
@@ -39,8 +40,15 @@ class LogPipeline:
         interval_seconds: float = 30.0,
         hand_over_seconds: float = 60.0,
         on_metric: OnMetric | None = None,
+        stored_output: StoredOutput | None = None,
     ) -> None:
-        self.uploads = LogUploads(logs, turns, interval_seconds=interval_seconds, hand_over_seconds=hand_over_seconds)
+        self.uploads = LogUploads(
+            logs,
+            turns,
+            interval_seconds=interval_seconds,
+            hand_over_seconds=hand_over_seconds,
+            stored_output=stored_output,
+        )
         self.following = LogFollowing(source, logs, self.uploads, on_metric)
         self._logs = logs
         self._turns = turns

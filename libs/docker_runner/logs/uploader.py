@@ -43,8 +43,12 @@ class LogUploader:
         self._executor = executor
         self._last_key = ""
 
-    async def upload(self, key_of: Callable[[str], str | None]) -> None:
+    async def upload(self, key_of: Callable[[str], str | None], note: Callable[[], T] | None = None) -> T | None:
         """Add the content of the spool to the objects *key_of* (day). May be repeated, also after a failure.
+
+        Returns:
+            The last value of *note* before the spool was found empty: all output before it is in the objects. None when
+            a rest stays in the spool.
 
         *key_of* is called before each piece; when it returns None, the rest stays in the spool.
 
@@ -53,10 +57,14 @@ class LogUploader:
         """
         async with self.lock:
             await self._settle()
-            while (chunk := await self._run(lambda: self._spool.next_chunk(MAX_CHUNK_BYTES))) is not None:
+            while True:
+                noted = note() if note is not None else None
+                chunk = await self._run(lambda: self._spool.next_chunk(MAX_CHUNK_BYTES))
+                if chunk is None:
+                    return noted
                 key = key_of(chunk.day)
                 if key is None:
-                    return
+                    return None
                 if key != self._last_key:
                     await self._forget()
                     self._last_key = key

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
@@ -17,6 +18,7 @@ from libs.docker_runner.logs.folders import LogOwner
 from libs.docker_runner.logs.handover import HandOver
 from libs.docker_runner.logs.keys import log_key
 from libs.docker_runner.logs.open_logs import OpenLogs
+from libs.docker_runner.logs.position import Position
 from libs.docker_runner.logs.spans import Span
 from libs.docker_runner.logs.spool import Place
 
@@ -34,6 +36,16 @@ _TURN_POLL_SECONDS = 0.5
 _REST_RETRY_SECONDS = 0.5
 
 
+class StoredOutput(Protocol):
+    """What is notified of stored output."""
+
+    def containers_of(self, entity_id: str) -> Sequence[str]:
+        """Return the engine's ids of the entity's containers."""
+
+    def stored(self, container: str, stamp_ns: int) -> None:
+        """Note that the storage has a container's output up to this time, in nanoseconds since 1970."""
+
+
 class LogUploads:
     """Uploads the open logs, and opens those that other processes of this host have left.
 
@@ -41,10 +53,20 @@ class LogUploads:
         interval_seconds: maximum wait of output for its upload, while the storage works; longer
             only when uploads of this bot would otherwise take more than a fifth of the time.
         hand_over_seconds: after so long without output, the rest of a bot with another owner goes beside its object.
+        stored_output: notified of what the storage has; None where nobody needs to know.
     """
 
-    def __init__(self, logs: OpenLogs, turns: HandOver, *, interval_seconds: float, hand_over_seconds: float) -> None:
+    def __init__(
+        self,
+        logs: OpenLogs,
+        turns: HandOver,
+        *,
+        interval_seconds: float,
+        hand_over_seconds: float,
+        stored_output: StoredOutput | None = None,
+    ) -> None:
         self._logs = logs
+        self._stored_output = stored_output
         self._turns = turns
         self._wake = logs.opened
         self._interval_seconds = interval_seconds
@@ -100,8 +122,12 @@ class LogUploads:
             return now(day) if now is not None else None
 
         await self._turns.prepare(bot.owner.segment)
-        if self._key_of(bot) is not None:
-            await bot.uploader.upload(key_of)
+        if self._key_of(bot) is None:
+            return
+        stored = await bot.uploader.upload(key_of, lambda: self._positions(bot))
+        if self._stored_output is not None:
+            for container_id, position in (stored or {}).items():
+                self._stored_output.stored(container_id, position.newest_ns)
 
     async def upload_once(self, bots: Collection[BotLog], limit_seconds: float) -> bool:
         """Try once to upload these logs now; return whether all attempts ended within the limit."""
@@ -197,6 +223,11 @@ class LogUploads:
             unexpected("upload output", error, entity=bot.owner.entity_id)
             return False
         return True
+
+    def _positions(self, bot: BotLog) -> dict[str, Position]:
+        containers = self._stored_output.containers_of(bot.owner.entity_id) if self._stored_output is not None else ()
+        found = {container_id: bot.spool.position(container_id) for container_id in containers}
+        return {container_id: position for container_id, position in found.items() if position is not None}
 
     async def _next_upload(self) -> None:
         self._uploaded.clear()

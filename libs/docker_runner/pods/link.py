@@ -296,6 +296,7 @@ def report_in(text: bytes) -> Report:
 
 
 _HEADER = struct.Struct(">QI")
+HEADER_BYTES = _HEADER.size
 _ERRORS_BIT = 0x80000000
 
 

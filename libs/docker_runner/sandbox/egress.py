@@ -50,6 +50,10 @@ def egress_for(
     hosts = tuple(sorted({_one(entry) for entry in entries}))
     if network is Network.HOST:
         raise EgressRejected(entries, "cannot be enforced with BOT_NETWORK=host; remove it, or set BOT_NETWORK=bridge")
+    if network is Network.CLUSTER:
+        raise EgressRejected(
+            entries, "cannot be enforced with ENGINE=kubernetes, whose policies have no names; remove it, or use docker"
+        )
     if network is Network.BRIDGE and not guard:
         raise EgressRejected(
             entries, "cannot be enforced with BOT_METADATA_GUARD=false; remove it, or set that to true"

@@ -14,6 +14,7 @@ from libs.core.aio.backoff import Backoff
 from libs.core.aio.threads import Threads
 from libs.core.config.connection_settings import StorageSettings
 from libs.core.http.health import Readiness
+from libs.core.kubernetes.api_server import ApiServer
 from libs.core.leases.boot_clock import this_boot
 from libs.core.leases.lease import LeaseView
 from libs.core.observability.log import get_logger
@@ -51,6 +52,9 @@ from libs.docker_runner.logs.objects import LogObjects
 from libs.docker_runner.logs.open_logs import OpenLogs
 from libs.docker_runner.logs.pipeline import LogPipeline
 from libs.docker_runner.logs.reader import LogReader
+from libs.docker_runner.pods.cluster import PodsApi
+from libs.docker_runner.pods.engine import PodEngine
+from libs.docker_runner.pods.session import SegmentLease
 from libs.docker_runner.runner import DockerRunner
 from libs.docker_runner.settings import RunnerSettings
 from libs.docker_runner.state.archives import StateLimits
@@ -131,14 +135,18 @@ class DockerHost:
         )
         # Beside it, and without folders in it: workers of older versions remove old folders.
         workers = keepalives / f"{place}.workers"
-        self.shared_folder = workers if is_on_this_kernel(keepalives) else None
+        self._pods = engine if isinstance(engine, PodEngine) else None
+        # Workers of one cluster are on many machines.
+        self.shared_folder = workers if self._pods is None and is_on_this_kernel(keepalives) else None
         bucket = store.settings.logs_bucket
         budget = SpoolBudget(settings.log_spools_bytes, settings.log_spool_bytes)
         logs = OpenLogs(settings.temp_dir / "logs" / place, LogObjects(store, bucket), budget)
         turns = HandOver(store, bucket, place=place, writer=engine_id, owns=owns)
         self.bot_metrics = bot_metrics
         self._exports_bot_metrics = exports_bot_metrics
-        self.logs = LogPipeline(self.runner.followed, logs, turns, on_metric=self.bot_metrics.note)
+        self.logs = LogPipeline(
+            self.runner.followed, logs, turns, on_metric=self.bot_metrics.note, stored_output=self._pods
+        )
         self._cleaner = HostCleaner(
             self.runner,
             service=service,
@@ -193,7 +201,7 @@ class DockerHost:
             keeps_state: whether the service's entities have any; else the bucket of state need not be accessible.
             priority: the precedence of the service's containers for the engine's room.
         """
-        engine = Engine(timeout_seconds=settings.engine_timeout_seconds)
+        engine = _engine_of(settings, service, scope)
         store = ObjectStore(storage)
         # For a start that fails before there is a runner, which closes it as well.
         lifecycle.on_close("docker engine", engine.close, limit_seconds=2)
@@ -206,12 +214,16 @@ class DockerHost:
             store.wait_until_up(readiness, buckets),
         )
         check_users(settings, info, engine.socket_group())
-        try:
-            keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
-        except KeepaliveDirUnseen as error:
-            # Reported on /readyz below, until the engine sees it.
-            keepalives = error.folder
-        settings = replace(settings, spec_dir=await spec_root(settings.spec_dir, settings.temp_dir, engine))
+        if settings.pods is not None:
+            # No pod sees a folder of this host.
+            keepalives = settings.temp_dir / "keepalive"
+        else:
+            try:
+                keepalives = await keepalive_root(settings.keepalive_dir, settings.temp_dir, engine)
+            except KeepaliveDirUnseen as error:
+                # Reported on /readyz below, until the engine sees it.
+                keepalives = error.folder
+            settings = replace(settings, spec_dir=await spec_root(settings.spec_dir, settings.temp_dir, engine))
         code = CodeCache(store, settings.temp_dir / "code", code_cache_bytes)
         await _until_disk_takes("code", code.open, readiness)
         data = HostData(
@@ -253,9 +265,12 @@ class DockerHost:
         return host
 
     def _declare_loops(self, lifecycle: Lifecycle, readiness: Readiness, *, keeps_state: bool) -> None:
+        if self._pods is not None:
+            lifecycle.part("pods", self._pods.run)
+        else:
+            lifecycle.part("look at what the engine sees", self.health.sight.run)
         lifecycle.part("watch the docker engine", lambda: self._watch(readiness))
         lifecycle.part("look at the engine's room", self.runner.room.run)
-        lifecycle.part("look at what the engine sees", self.health.sight.run)
         lifecycle.part("look at the groups of bots", self.health.groups.run)
         if self.settings.host_agent:
             lifecycle.part("keep the host agent", self.health.agent.run)
@@ -284,6 +299,8 @@ class DockerHost:
         Raises:
             OSError: they do not see the extension.
         """
+        if self._pods is not None:
+            self._pods.set_lease(segment, SegmentLease(epoch, proven_until))
         await self._keepalive_threads.run(self.keepalive(segment).refresh, proven_until, epoch)
 
     async def end_by(self, segment: int, deadline: float, epoch: int) -> None:
@@ -296,6 +313,8 @@ class DockerHost:
 
     async def expire(self, segment: int) -> None:
         """End a segment's containers by their dead-man's switch, late starts too; at the latest with the lease."""
+        if self._pods is not None:
+            await self._pods.expire(segment)
         try:
             await self._keepalive_threads.run(self.keepalive(segment).expire)
         except OSError as error:
@@ -352,6 +371,14 @@ class DockerHost:
     async def _watch(self, readiness: Readiness) -> None:
         with self.listening(self.health.note_gap):
             await self.health.watch(readiness)
+
+
+def _engine_of(settings: RunnerSettings, service: str, scope: str) -> Engine:
+    if settings.pods is None:
+        return Engine(timeout_seconds=settings.engine_timeout_seconds)
+    server = ApiServer(os.environ, settings.engine_timeout_seconds)
+    api = PodsApi(server, settings.pods.namespace)
+    return PodEngine(api, settings.pods, settings.temp_dir, service=service, scope=scope)
 
 
 async def _until_disk_takes(what: str, prepare: Callable[[], Awaitable[None]], readiness: Readiness) -> None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
+from libs.core.errors import UserError
+from libs.core.process.service import BOT_RUNNER
 from libs.core.room import MIB
-from libs.core.worker.role import WorkerContext
+from libs.core.worker.role import WorkerContext, WorkerSettings
 from libs.core.worker.worker import EngineFolders, EngineView
 from libs.docker_runner.code.definition import Deployed
 from libs.docker_runner.engine.room import Priority
@@ -13,6 +15,13 @@ from libs.docker_runner.worker.bot_metrics import BotMetrics
 from libs.docker_runner.worker.docker_host import DockerHost
 from libs.docker_runner.worker.from_settings import runner_settings
 from libs.docker_runner.worker.queries import WorkerQueries
+
+
+class OnlyBotsInPods(UserError):
+    """The service cannot use the engine that the settings choose."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"ENGINE=kubernetes runs bots alone so far: set ENGINE=docker for {service}")
 
 
 async def open_docker_host(
@@ -26,10 +35,12 @@ async def open_docker_host(
         keeps_state: whether the service's entities have state that is saved.
     """
     settings = context.settings
+    if settings.pods.engine == "kubernetes" and context.process.service is not BOT_RUNNER:
+        raise OnlyBotsInPods(context.process.service.name)
     return await DockerHost.open(
         context.process.lifecycle,
         context.process.readiness,
-        settings=runner or runner_settings(settings.containers, settings.maxima, settings.images, settings.secrets),
+        settings=runner or settings_of(settings),
         storage=settings.storage,
         code_cache_bytes=settings.containers.code_cache_mb * MIB,
         data_cache_bytes=settings.containers.data_cache_mb * MIB,
@@ -47,6 +58,11 @@ async def open_docker_host(
         keeps_state=keeps_state,
         priority=priority,
     )
+
+
+def settings_of(settings: WorkerSettings) -> RunnerSettings:
+    """Return the runner's settings of a worker."""
+    return runner_settings(settings.containers, settings.maxima, settings.images, settings.secrets, settings.pods)
 
 
 def open_queries(

@@ -352,12 +352,21 @@ static bool send_next(void) {
 
 /* --- the bot */
 
+/* A record has whole lines, unless one is long, as in the engine's log. */
 static void read_pipe(int index) {
-    static char buffer[PART];
-    ssize_t length = read(pipes[index], buffer, sizeof buffer);
-    if (length > 0) {
-        add_record(&ring, index == 1, buffer, (size_t)length);
-    } else if (length == 0 || (errno != EAGAIN && errno != EINTR)) {
+    static char lines[2][PART];
+    static size_t kept[2];
+    char *buffer = lines[index];
+    ssize_t length = read(pipes[index], buffer + kept[index], PART - kept[index]);
+    if (length < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    size_t size = kept[index] + (length > 0 ? (size_t)length : 0), whole = size;
+    if (length > 0 && size < PART) {
+        while (whole > 0 && buffer[whole - 1] != '\n') whole--;
+    }
+    if (whole) add_record(&ring, index == 1, buffer, whole);
+    memmove(buffer, buffer + whole, size - whole);
+    kept[index] = size - whole;
+    if (length <= 0) {
         close(pipes[index]);
         pipes[index] = -1;
     }
@@ -445,6 +454,7 @@ static void serve(void) {
         keep_lease(now);
         reap_child();
         if (phase == 'e' && now - ended_at > DRAIN) {
+            /* A process that left the bot's group holds them. */
             for (int i = 0; i < 2; i++) {
                 if (pipes[i] >= 0) close(pipes[i]);
                 pipes[i] = -1;
