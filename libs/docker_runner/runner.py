@@ -343,6 +343,11 @@ class DockerRunner:
         masker = await self._masks.of(container)
         return masker.masked_json(body) if masker is not None else body
 
+    async def masked_text(self, container: ManagedContainer, text: str) -> str:
+        """Return *text* without the values of the container's secrets."""
+        masker = await self._masks.of(container)
+        return masker.masked_text(text) if masker is not None else text
+
     # --- state
 
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:

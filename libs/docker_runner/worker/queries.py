@@ -176,7 +176,8 @@ class WorkerQueries:
         except NoStreamFree:
             raise _Refused(QueryFault.TOO_MANY, "too many queries of this bot are open; try again later") from None
         except QueryProcessEnded as error:
-            raise _Refused(QueryFault.CRASHED, f"the query process of the bot has ended: {error}") from error
+            said = await self._runner.masked_text(found.container, str(error))
+            raise _Refused(QueryFault.CRASHED, f"the query process of the bot has ended: {said}") from error
         except AnswerUnusable as error:
             fault, text = _UNUSABLE[error.fault]
             raise _Refused(fault, text.format(kib=self._settings.answer_kb)) from error

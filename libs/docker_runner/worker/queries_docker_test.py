@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from libs.core.config.query_settings import QuerySettings
 from libs.core.queries.messages import Query, QueryAnswer, QueryFault
+from libs.core.secrets.resolver import SecretSources
 from libs.docker_runner.code.definition import CodeSources, ExecutableBuilder, query_service
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
 from libs.docker_runner.executable import Entrypoint, Executable, Network
@@ -120,6 +122,13 @@ while True:
     client.close()
 """
 
+LEAKING = """
+import json, os
+print("last words", json.loads(os.environ["BOT_CONFIG"])["key"], flush=True)
+os._exit(3)
+"""
+SECRET = "k3y-of-ann-0815"
+
 
 @dataclass
 class Queried:
@@ -129,15 +138,24 @@ class Queried:
     queries: WorkerQueries
     deployed: dict[str, DeployedBot]
 
-    def deploy(self, bot: str, query: str, runtime: str = "python3.11", *, with_sdk: bool = False) -> Executable:
-        """Deploy code whose entrypoints have these texts; return what starts it."""
+    def deploy(
+        self,
+        bot: str,
+        query: str,
+        runtime: str = "python3.11",
+        *,
+        with_sdk: bool = False,
+        config: Mapping[str, Any] = MappingProxyType({"a": 1}),
+    ) -> Executable:
+        """Deploy code of the owner `ann` whose entrypoints have these texts; return what starts it."""
+        config = dict(config)
         # For Node, a name may lack its suffix.
         file, named = ("query.py", "query.py") if runtime == "python3.11" else ("query.js", "query")
         files = {file: query, **(sdk_files() if with_sdk else {})}
-        executable = self.bots.executable(bot, runtime=runtime, files=files, query=named, config={"a": 1})
+        executable = self.bots.executable(bot, runtime=runtime, files=files, query=named, config=config, owner="ann")
         description = {"runtime": runtime, "entrypoints": {"bot": executable.script, "query": named}}
         code = DeployedCode(key=executable.code.key)
-        self.deployed["b1"] = DeployedBot("b1", config={"a": 1}, bot=description, code=code)
+        self.deployed["b1"] = DeployedBot("b1", config=config, bot=description, code=code)
         return executable
 
     async def query(self, path: str, timeout_seconds: float = 60.0, **parameters: object) -> QueryAnswer:
@@ -246,6 +264,22 @@ async def test_running_bot_with_the_sdk_answers_and_its_state_is_read_only(queri
     alive = await queried.bots.runner.inspect(container)
     assert alive is not None
     assert alive.state is ContainerState.RUNNING
+
+
+async def test_value_of_a_secret_in_the_last_words_of_a_query_process_is_masked(
+    tmp_path: Path, scope: str, docker_engine: Engine
+) -> None:
+    (tmp_path / "secrets" / "ann").mkdir(parents=True)
+    (tmp_path / "secrets" / "ann" / "key").write_text(SECRET)
+    sources = SecretSources(tmp_path / "secrets")
+    async with open_queries(tmp_path, scope, docker_engine.url, secrets=sources) as queried:
+        await started(queried, queried.deploy(STATEFUL, LEAKING, with_sdk=True, config={"key": {"$secret": "key"}}))
+
+        answer = await queried.query("/x")
+
+    assert answer.fault is QueryFault.CRASHED
+    assert b"last words ***" in answer.body
+    assert SECRET.encode() not in answer.body
 
 
 async def test_bot_on_gvisor_answers_beside_the_bot_and_in_a_container_of_its_own(queried_in_gvisor: Queried) -> None:
