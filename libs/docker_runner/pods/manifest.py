@@ -157,7 +157,7 @@ def pod_view(document: Mapping[str, Any]) -> PodView | None:
         labels = json.loads(metadata["annotations"][LABELS])
         variables = {one["name"]: one.get("value", "") for one in spec["containers"][0].get("env") or ()}
         key = bytes.fromhex(variables[KEY_VARIABLE])
-        statuses = {one["name"]: one for one in status.get("containerStatuses") or ()}
+        statuses = {one.get("name"): one for one in status.get("containerStatuses") or ()}
         state = (statuses.get(CONTAINER) or {}).get("state") or {}
         phase = str(status.get("phase", "Unknown"))
         ended = state.get("terminated")
