@@ -19,6 +19,7 @@ from tools.helm.template import ChartError, service_template
 from tools.stack import binaries
 
 NAMESPACE = "trading"
+PREFIX = re.compile(rf"\b(?:{NAMESPACE}|the0)-(?=(?:bot|backtest)-)")
 LIKE_BASE = {"image": {"tag": "latest"}, "tls": {"mode": "off"}}
 """The tag that the base names, and no TLS, which overlays add by a component."""
 CLUSTER_WIDE = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole", "ClusterRoleBinding")
@@ -48,10 +49,10 @@ def comparable(document: Manifest) -> Manifest:
     """An object without what Kustomize and Helm do each in their own way.
 
     A change of settings starts new pods: Kustomize changes the name of the ConfigMap, the chart an annotation. Of the
-    objects without namespace each release has its own.
+    objects without namespace each release and each overlay has its own.
     """
     text = re.sub(r"(-runner|-scheduler)-(settings|engine)-[0-9a-z]{10}\b", r"\1-\2", json.dumps(document))
-    found: Manifest = json.loads(text.replace(f"{NAMESPACE}-", "") if document["kind"] in CLUSTER_WIDE else text)
+    found: Manifest = json.loads(PREFIX.sub("", text) if document["kind"] in CLUSTER_WIDE else text)
     found["metadata"].pop("namespace", None)
     for subject in found.get("subjects", []):
         subject.pop("namespace", None)

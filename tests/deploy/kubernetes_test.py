@@ -219,17 +219,19 @@ def test_masters_may_have_tokens_reviewed_and_nothing_else_in_the_cluster(servic
 
 
 @pytest.mark.parametrize("folder", [f"overlays/{name}" for name in ("dev", "production", "node-socket")])
-def test_reviews_are_bound_in_the_namespace_of_the_overlay_and_two_runtimes_do_not_collide(folder: str) -> None:
-    (namespace,) = of_kind(folder, "Namespace")
+def test_objects_of_the_cluster_carry_the_namespace_of_the_overlay_and_refer_to_each_other(folder: str) -> None:
+    (namespace,) = [found["metadata"]["name"] for found in of_kind(folder, "Namespace")]
+    names = {kind: {found["metadata"]["name"] for found in of_kind(folder, kind)} for kind in WITHOUT_NAMESPACE}
     bindings = of_kind(folder, "ClusterRoleBinding")
-    suffix = "-dev" if folder == "overlays/dev" else ""
+    reviews = {f"{namespace}-{service.name}-master-reviews-tokens" for service in SERVICES}
+    patches = {f"{namespace}-{service.name}-master-patches-pods" for service in SERVICES}
 
-    assert {subject["namespace"] for binding in bindings for subject in binding["subjects"]} == {
-        namespace["metadata"]["name"]
-    }
-    assert {binding["metadata"]["name"] for binding in bindings} == {
-        f"{service.name}-master-reviews-tokens{suffix}" for service in SERVICES
-    }
+    assert names["ClusterRole"] == names["ClusterRoleBinding"] == reviews
+    assert names["ValidatingAdmissionPolicy"] == names["ValidatingAdmissionPolicyBinding"] == patches
+    assert {found["roleRef"]["name"] for found in bindings} == reviews
+    assert {subject["namespace"] for found in bindings for subject in found["subjects"]} == {namespace}
+    for found in of_kind(folder, "ValidatingAdmissionPolicyBinding"):
+        assert found["spec"]["policyName"] == found["metadata"]["name"]
 
 
 @each_service
