@@ -30,7 +30,8 @@ def named_images(path: Path) -> Iterator[str]:
     stages = re.findall(r"^FROM\s+\S+\s+AS\s+(\S+)", text, re.MULTILINE)
     for found in NAMED.finditer(text):
         image = next(value for value in found.groups() if value is not None)
-        if "the0/" not in image and image not in stages:
+        # An empty image has no digest.
+        if "the0/" not in image and image not in (*stages, "scratch"):
             yield image
 
 

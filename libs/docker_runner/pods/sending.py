@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libs.docker_runner.containers.container import Label
 from libs.docker_runner.errors import DockerRunnerError
 
 _OUTCOME = "/outcome"
@@ -57,6 +58,8 @@ def command_of(body: Mapping[str, Any]) -> list[str]:
 
 def check(body: Mapping[str, Any]) -> None:
     """Raise NotInPods for a container that cannot be a pod."""
+    if body["Labels"].get(Label.ENTRYPOINT) == "query":
+        raise NotInPods("queries are not available with ENGINE=kubernetes")
     for mount in body["HostConfig"]["Mounts"]:
         target = mount["Target"]
         if target.startswith(_DATA):

@@ -198,7 +198,9 @@ class WorkerQueries:
             if container is None:
                 return None
             if container.query_user is None:
-                text = "the version of the bot that runs has no entrypoint `query`, or was started without it"
+                text = (
+                    "the version of the bot that runs has no entrypoint `query`, or was started without it (as in pods)"
+                )
                 raise _Refused(QueryFault.NO_ENTRYPOINT, text)
             try:
                 channel: ExecChannel = await self._runner.relay(container)
