@@ -123,6 +123,7 @@ class DockerRunner:
         """The events of the engine's containers. Its run() is optional: while it runs, deaths are known at once."""
         self._starter = Starter(
             engine=engine,
+            states=self._states,
             code=code,
             data=data,
             images=self._images,
@@ -136,6 +137,7 @@ class DockerRunner:
             narrowed=self._narrowed,
             state_keeper=states,
         )
+        self._standbys = self._starter.standbys
         self._stopper = Stopper(
             engine=engine,
             states=self._states,
@@ -144,6 +146,7 @@ class DockerRunner:
             folders=self._folders,
             threads=self._threads,
             masks=self._masks,
+            standbys=self._standbys,
             state_keeper=states,
         )
         self._collector = Collector(
@@ -157,7 +160,12 @@ class DockerRunner:
         )
         self._samples: dict[str, Stats] = {}
         self._garbage = HostGarbageCollector(
-            engine=engine, code=code, folders=self._folders, threads=self._threads, stopper=self._stopper
+            engine=engine,
+            code=code,
+            folders=self._folders,
+            threads=self._threads,
+            stopper=self._stopper,
+            standbys=self._standbys,
         )
 
     async def open(self) -> None:
@@ -229,6 +237,8 @@ class DockerRunner:
     async def start(self, executable: Executable) -> ManagedContainer:
         """Return the running container of *executable*. May be repeated: an equal running one is returned unchanged.
 
+        After :meth:`stand_by` of the same run, its standby becomes that container.
+
         There is never a second one, even after failures: an entity has one container name, and the engine gives
         a name to one container only. A dead one of that name is removed.
 
@@ -243,6 +253,29 @@ class DockerRunner:
         if (container.run_id, container.epoch) == (executable.run_id, executable.epoch):
             self.usage.started(container)
         return container
+
+    async def stand_by(self, executable: Executable) -> None:
+        """Create and start a container that runs *executable* only when :meth:`start` is called with it.
+
+        Meanwhile another container may run the same entity. The standby counts in the engine's room. It ends by itself
+        after a minute, and when its keepalive expires. An earlier standby of the entity is removed.
+
+        Raises:
+            UserError, Retryable: as :meth:`start`, except AlreadyRunning; a standby may be left, which ends by itself.
+        """
+        with observe("containers", "stand by", refused=_is_refusal):
+            await self._starter.stand_by(executable)
+
+    async def drop_standby(self, executable: Executable) -> None:
+        """Remove the standby of *executable* that was made here, if there is one. May be repeated."""
+        await self._starter.drop_standby(executable)
+
+    async def remove_standbys(self, service: str, scope: str, segment: int, before_epoch: int) -> None:
+        """Remove the standbys that earlier owners of a segment made, which will never be let go. May be repeated."""
+        labels = {**_labels(service, scope, segment), Label.STANDBY: None}
+        for container in await self._engine.list(labels):
+            if container.is_standby and container.epoch < before_epoch:
+                await self._standbys.remove(container)
 
     async def check(self, executable: Executable) -> str:
         """Fetch and check everything that a start of *executable* needs, so that the start itself is short.
@@ -351,14 +384,16 @@ class DockerRunner:
     # --- state
 
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
-        """Return the containers of *service* in *scope*, running or not, of one segment or of all.
+        """Return the containers of *service* in *scope*, running or not, of one segment or of all; without standbys.
 
         A container whose death :meth:`watch` has read counts as ended: the engine's own list shows that slightly later.
         """
-        labels: dict[str, str] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
-        if segment is not None:
-            labels[Label.SEGMENT] = str(segment)
-        return [self._as_known(container) for container in await self._engine.list(labels)]
+        containers = await self._engine.list(_labels(service, scope, segment))
+        return [
+            self._as_known(await self._standbys.seen(container) if container.was_standby else container)
+            for container in containers
+            if not container.is_standby
+        ]
 
     def _as_known(self, container: ManagedContainer) -> ManagedContainer:
         """Return a listed container with this process's own knowledge added."""
@@ -444,7 +479,8 @@ class DockerRunner:
     async def remove_dead_specs(self, service: str, scope: str) -> None:
         """Remove the specs with secrets of containers that have ended. Without such specs it needs no engine."""
         if await self._threads.run(self._folders.specs, scope):
-            await self._garbage.remove_dead_specs(service, scope, await self.list(service, scope))
+            containers = await self._engine.list(_labels(service, scope))
+            await self._garbage.remove_dead_specs(service, scope, [self._as_known(one) for one in containers])
 
     # --- inside
 
@@ -459,6 +495,12 @@ class DockerRunner:
         except (DockerRunnerError, TimeoutError) as error:
             log.info("no last sample of a run", container=container.name, reason=str(error))
             return None
+
+
+def _labels(service: str, scope: str, segment: int | None = None) -> dict[str, str | None]:
+    """Return the labels of the containers of *service* in *scope*, of one segment or of all."""
+    labels: dict[str, str | None] = {Label.MANAGED: "true", Label.SERVICE: service, Label.SCOPE: scope}
+    return labels if segment is None else {**labels, Label.SEGMENT: str(segment)}
 
 
 def _is_refusal(error: Exception) -> bool:

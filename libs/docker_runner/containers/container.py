@@ -9,6 +9,7 @@ from pathlib import Path
 
 from libs.core.room import Need
 from libs.docker_runner.containers.failure import Failure
+from libs.docker_runner.containers.names import standby_name
 from libs.docker_runner.containers.returned import Returned
 from libs.docker_runner.executable import Entrypoint
 
@@ -42,6 +43,7 @@ class Label(StrEnum):
     RESTART = "runtime.restart"
     QUERY_USER = "runtime.query-user"
     QUERY_RUNTIME = "runtime.query-runtime"
+    STANDBY = "runtime.standby"
 
 
 class ContainerState(StrEnum):
@@ -91,6 +93,9 @@ class ManagedContainer:
         state_problem: a sentence about why its latest state is not saved; "" when it is.
         user: the number of the user and of the group of its bot.
         restart: as in :class:`Executable`; "" without one, and for a container of an older version.
+        name: by which the engine has it once it runs its bot; a standby has another one until then.
+        is_standby: it has the name of a standby, and runs nothing of its bot.
+        was_standby: it was started as a standby.
     """
 
     container_id: str
@@ -123,6 +128,13 @@ class ManagedContainer:
     restart: str = ""
     query_user: int | None = None
     query_runtime: str = ""
+    is_standby: bool = False
+    was_standby: bool = False
+
+    @property
+    def reservation(self) -> str:
+        """The name under which it counts in the engine's room."""
+        return standby_name(self.name) if self.is_standby else self.name
 
 
 @dataclass(frozen=True)
@@ -214,11 +226,18 @@ def from_labels(
     finished_at: datetime | None = None,
     created_at: datetime | None = None,
 ) -> ManagedContainer:
-    """Return the container with these labels. Missing or malformed labels become neutral values, never an error."""
+    """Return the container with these labels. Missing or malformed labels become neutral values, never an error.
+
+    Args:
+        name: by which the engine has it now.
+    """
+    own_name = labels.get(Label.STANDBY) or name
     entrypoint = labels.get(Label.ENTRYPOINT, "")
     return ManagedContainer(
         container_id=container_id,
-        name=name,
+        name=own_name,
+        is_standby=Label.STANDBY in labels and name == standby_name(own_name),
+        was_standby=Label.STANDBY in labels,
         id=labels.get(Label.ID, ""),
         service=labels.get(Label.SERVICE, ""),
         scope=labels.get(Label.SCOPE, ""),

@@ -39,6 +39,14 @@ class ContainerGroup:
         containers = await self._runner.list(self._service, self._scope, self._segment)
         return [container for container in containers if container.epoch <= self._epoch]
 
+    async def remove_standbys(self) -> None:
+        """Remove the standbys of earlier owners, which will never be let go. May be repeated.
+
+        Raises:
+            EngineUnavailable: some may be left, and end by themselves.
+        """
+        await self._runner.remove_standbys(self._service, self._scope, self._segment, self._epoch)
+
     async def stop_all(self, grace_seconds: float) -> Sequence[Ended]:
         """Stop all containers concurrently and return how each ended. None runs when this returns.
 

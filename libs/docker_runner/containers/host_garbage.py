@@ -12,6 +12,7 @@ from libs.docker_runner.code.source import CodeSource
 from libs.docker_runner.containers.container import ContainerState, Ended, Label, ManagedContainer
 from libs.docker_runner.containers.names import container_name_prefix
 from libs.docker_runner.containers.run_folders import RunFolders
+from libs.docker_runner.containers.standbys import Standbys
 from libs.docker_runner.containers.starting import holder_of
 from libs.docker_runner.containers.stopping import Stopper
 from libs.docker_runner.engine.client import Engine
@@ -24,6 +25,8 @@ log = get_logger(__name__)
 _STALE_SECONDS = 600.0
 # A start writes its spec just before its container is created.
 _UNUSED_SPEC_SECONDS = 120.0
+# Its worker may still look at it.
+_STANDBY_KEPT_SECONDS = 120.0
 _OUTPUT_KEPT_SECONDS = 86_400.0
 # The caller of a helper waits for a minute, and then reads its output.
 _HELPER_KEPT_SECONDS = 120.0
@@ -41,13 +44,21 @@ class HostGarbageCollector:
     """Removes unused data on this host. Running containers are not included: their lease ends them."""
 
     def __init__(
-        self, *, engine: Engine, code: CodeSource, folders: RunFolders, threads: Threads, stopper: Stopper
+        self,
+        *,
+        engine: Engine,
+        code: CodeSource,
+        folders: RunFolders,
+        threads: Threads,
+        stopper: Stopper,
+        standbys: Standbys,
     ) -> None:
         self._engine = engine
         self._code = code
         self._folders = folders
         self._threads = threads
         self._stopper = stopper
+        self._standbys = standbys
 
     async def clear(
         self,
@@ -81,6 +92,8 @@ class HostGarbageCollector:
         with isolated("remove dead guards"):
             await self._remove_guards()
         everything = await self._engine.list({Label.MANAGED: "true"})
+        with isolated("remove dead standbys"):
+            await self._remove_standbys([c for c in everything if (c.service, c.scope) == (service, scope)])
         with isolated("remove folders of dead containers"):
             await self._remove_folders(service, scope, everything)
         await self._code.drop_stale_pins({holder_of(one.name, one.token) for one in everything}, _STALE_SECONDS)
@@ -121,6 +134,12 @@ class HostGarbageCollector:
             return False
         since = found.container.finished_at or found.created_at
         return since is not None and time.time() - since.timestamp() > older_than_seconds
+
+    async def _remove_standbys(self, containers: Collection[ManagedContainer]) -> None:
+        """Remove standbys that have ended, and those that were never started. None has run anything of its bot."""
+        for container in containers:
+            if container.is_standby and await self._is_dead(container, _STANDBY_KEPT_SECONDS):
+                await self._standbys.remove(container)
 
     async def _remove_folders(self, service: str, scope: str, everything: Collection[ManagedContainer]) -> None:
         in_use = {(one.name, one.token) for one in everything}

@@ -248,7 +248,8 @@ def test_old_files_of_live_workers_are_not_removed(tmp_path: Path) -> None:
 
 
 def test_bots_end_before_their_lease_by_as_much_as_the_settings_allow_for() -> None:
-    source = Path("libs/docker_runner/sandbox/init/main.c").read_text()
+    init = Path("libs/docker_runner/sandbox/init")
+    source = (init / "init.h").read_text() + (init / "main.c").read_text()
     # Such as `#define LOOK (SECOND / 5)`.
     defined = dict(re.findall(r"^#define (\w+) \(SECOND (.+)\)$", source, re.MULTILINE))
     before, look = (eval(f"1.0 {defined[name]}") for name in ("TERM_BEFORE_DEADLINE", "LOOK"))

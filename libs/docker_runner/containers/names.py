@@ -12,6 +12,11 @@ def container_name(service: str, scope: str, entity_id: str) -> str:
     return container_name_prefix(service) + _digest(scope, entity_id)[:20]
 
 
+def standby_name(name: str) -> str:
+    """Return the name of the standby for the container *name*, until it takes that name."""
+    return f"{name}-standby"
+
+
 def container_name_prefix(service: str) -> str:
     """Return the prefix of the names of all containers of *service*."""
     return f"the0-{service}-"

@@ -25,6 +25,7 @@ from libs.docker_runner.containers.failure import Failure, failure_from
 from libs.docker_runner.containers.names import run_folder, scope_folder
 from libs.docker_runner.containers.reported import REPORT_BYTES, Report, report_in
 from libs.docker_runner.containers.returned import NO_PAYLOAD, SMALL_BYTES, Payload
+from libs.docker_runner.containers.standby_folder import StandbyFolder
 from libs.docker_runner.errors import WorkFolderNotExecutable
 from libs.docker_runner.executable import Executable, Network, to_json
 from libs.docker_runner.sandbox.container_spec import STATE as STATE_FOLDER
@@ -41,6 +42,7 @@ _VALUES = "secret-values.json"
 _REFERENCES = "references.json"
 _HOSTS = "hosts"
 _STATE = "state"
+_STANDBY = "standby"
 
 _REPORTING = ("result", "written")
 
@@ -136,12 +138,15 @@ class RunFolders:
         code: Path,
         traceparent: str | None = None,
         resolved: Resolved | None = None,
+        *,
+        is_standby: bool = False,
     ) -> Paths:
         """Write the input of the container *name* into a new folder, but for that of its init; see :meth:`tell_init`.
 
         Args:
             traceparent: for its environment.
             resolved: its config with the values of secrets; None for a config without references.
+            is_standby: its init waits for :meth:`StandbyFolder.let_go`.
         """
         folder = run_folder(self._runs, executable.scope, name, token)
         folder.mkdir(parents=True)
@@ -153,7 +158,8 @@ class RunFolders:
         narrowed = executable.egress is not None and executable.placement.network is Network.BRIDGE
         hosts = folder / _HOSTS if narrowed else None
         state = StateFolder(folder / _STATE, token) if executable.has_state else None
-        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts, state=state)
+        standby = StandbyFolder(folder / _STANDBY, f"{token}.{executable.epoch}") if is_standby else None
+        paths = Paths(code, closed / "spec", folder / "outcome", self.entrypoints, hosts, state=state, standby=standby)
         paths.spec.mkdir()
         spec = {
             "id": executable.id,
@@ -173,6 +179,8 @@ class RunFolders:
         _write(paths.outcome, b"", 0o666)
         for open_folder in (folder, paths.spec):
             open_folder.chmod(0o755)
+        if standby is not None:
+            standby.create()
         if state is not None:
             state.create(StateOf(executable.id, executable.service, executable.segment, executable.run_id))
         return paths
@@ -203,6 +211,8 @@ class RunFolders:
         }
         if query_user is not None:
             init["query_uid"] = query_user
+        if paths.standby is not None:
+            init["standby"] = paths.standby.word
         lines = [f"{name}={value}\n" for name, value in init.items()]
         if executable.keepalive is not None:
             lines.append(f"keepalive_ttl_seconds={keepalive.seconds_left(executable.keepalive):.3f}\n")
@@ -210,6 +220,10 @@ class RunFolders:
         # Not written in place: it is read-only, also for a worker that is not root.
         path.unlink(missing_ok=True)
         _write(path, "".join(lines).encode(), 0o444)
+
+    def standby(self, container: ManagedContainer) -> StandbyFolder:
+        """Return the folder for the word to start of *container*, which was a standby."""
+        return StandbyFolder(self._folder(container) / _STANDBY)
 
     def hosts_file(self, container: ManagedContainer) -> Path:
         """Return the path of its hosts file, which only a container with an allow-list of hosts has."""

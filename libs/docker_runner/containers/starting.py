@@ -18,10 +18,12 @@ from libs.core.secrets.resolver import SecretResolver
 from libs.docker_runner.code.result_link import link_result
 from libs.docker_runner.code.source import CodeSource, FetchedCode
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer, from_labels
-from libs.docker_runner.containers.names import new_token
+from libs.docker_runner.containers.names import new_token, standby_name
 from libs.docker_runner.containers.run_folders import RunFolders
 from libs.docker_runner.containers.secret_label import label_of
 from libs.docker_runner.containers.secret_masks import SecretMasks
+from libs.docker_runner.containers.standbys import Standby, Standbys
+from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.data.source import DataSource
 from libs.docker_runner.engine.admission import Admission
 from libs.docker_runner.engine.client import Engine, NameTaken, NoSuchImage
@@ -49,14 +51,28 @@ _ROUNDS = 4
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One attempt, whose files carry a token that no other attempt has."""
+    """One attempt, whose files carry a token that no other attempt has.
+
+    Attributes:
+        claim: of the state; None for a standby, which gets its state when it is let go.
+    """
 
     executable: Executable
     name: str
     token: str
     code: FetchedCode
     data: Mapping[str, Path]
-    claim: "asyncio.Task[Beginning | None]"
+    claim: "asyncio.Task[Beginning | None] | None"
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the container waits until it is let go."""
+        return self.claim is None
+
+    @property
+    def engine_name(self) -> str:
+        """The name under which the engine creates the container."""
+        return standby_name(self.name) if self.is_standby else self.name
 
 
 class Starter:
@@ -66,6 +82,7 @@ class Starter:
         self,
         *,
         engine: Engine,
+        states: ContainerStateCache,
         code: CodeSource,
         data: DataSource,
         images: Images,
@@ -95,6 +112,8 @@ class Starter:
         self._parallel = asyncio.Semaphore(settings.parallel_starts)
         # The second start of a name must see the container of the first one.
         self._names = KeyLocks()
+        self.standbys = Standbys(engine, states, folders, threads, self._give_back)
+        self._waiting: dict[str, Standby] = {}
 
     async def start(self, executable: Executable) -> ManagedContainer:
         """Return the running container of *executable*."""
@@ -116,32 +135,59 @@ class Starter:
             await self._threads.run(self._secrets.resolve, executable.config, executable.owner)
             return code.etag
 
+    async def stand_by(self, executable: Executable) -> None:
+        """Create and start a standby for *executable*; see :meth:`DockerRunner.stand_by`."""
+        with span("start standby"):
+            async with self._names.of(standby_name(executable.name)):
+                await self._created(executable, executable.name, None)
+
+    async def drop_standby(self, executable: Executable) -> None:
+        """Remove the standby of *executable*, if one waits."""
+        standby = self._waiting.pop(executable.run_id, None)
+        if standby is not None:
+            await self.standbys.remove(standby.container)
+
     async def _start(self, executable: Executable, name: str) -> ManagedContainer:
         async with self._names.of(name), self._claimed(executable) as claim:
-            with span("find image"):
-                await self._images.ensure(executable.placement.image)
-            token = new_token()
-            holder = holder_of(name, token)
-            with span("fetch code"):
-                code = await self._code.fetch(executable.code, holder, etag=executable.code_etag)
-            used = False
-            try:
-                await self._threads.run(check_script, code.path, executable.script, executable.runtime)
-                with _files_of_start():
-                    await self._threads.run(link_result, code.path)
-                with span("fetch data"):
-                    data = await self._data.fetch(executable.data, holder)
-                async with self._parallel:
-                    container = await self._made(_Attempt(executable, name, token, code, data, claim))
-                used = container.token == token
-            except (EngineUnavailable, asyncio.CancelledError):
-                # It may be running or start later: its files stay until it was checked.
-                used = True
-                raise
-            finally:
-                if not used:
-                    await asyncio.shield(self._give_back(executable, name, token))
-            return container
+            standby = self._waiting.pop(executable.run_id, None)
+            if standby is not None:
+
+                async def lay_state(paths: sandbox.Paths) -> None:
+                    await self._restored(executable, paths, claim)
+
+                with span("let standby go"):
+                    container = await self.standbys.let_go(standby, lay_state)
+                if container is not None:
+                    return container
+            return await self._created(executable, name, claim)
+
+    async def _created(
+        self, executable: Executable, name: str, claim: "asyncio.Task[Beginning | None] | None"
+    ) -> ManagedContainer:
+        with span("find image"):
+            await self._images.ensure(executable.placement.image)
+        token = new_token()
+        holder = holder_of(name, token)
+        with span("fetch code"):
+            code = await self._code.fetch(executable.code, holder, etag=executable.code_etag)
+        used = False
+        try:
+            await self._threads.run(check_script, code.path, executable.script, executable.runtime)
+            with _files_of_start():
+                await self._threads.run(link_result, code.path)
+            with span("fetch data"):
+                data = await self._data.fetch(executable.data, holder)
+            async with self._parallel:
+                container = await self._made(_Attempt(executable, name, token, code, data, claim))
+            used = container.token == token
+        except (EngineUnavailable, asyncio.CancelledError):
+            # It may be running or start later: its files stay until it was checked.
+            used = True
+            raise
+        finally:
+            if not used:
+                await asyncio.shield(self._give_back(executable.scope, name, token))
+        return container
 
     async def _made(self, attempt: _Attempt) -> ManagedContainer:
         executable = attempt.executable
@@ -151,7 +197,8 @@ class Starter:
                 # Only until it is created: then it counts by itself, and others need not wait for its start.
                 with span("create container"):
                     count = 1 if executable.query is None else 2
-                    async with self._admission.admitted(executable.room, count) as (user, *others):
+                    request = replace(executable.room, name=attempt.engine_name)
+                    async with self._admission.admitted(request, count) as (user, *others):
                         query_user = others[0] if others else None
                         await self._told(paths, executable, user, query_user)
                         body = sandbox.container_body(
@@ -165,8 +212,8 @@ class Starter:
                             settings=self._settings,
                             secrets=secrets,
                         )
-                        container_id = await self._engine.create(attempt.name, body)
-                return await self._started(attempt, container_id, body["Labels"])
+                        container_id = await self._engine.create(attempt.engine_name, body)
+                return await self._started(attempt, paths, container_id, body["Labels"])
             except NameTaken:
                 alive = await self._resolved(attempt)
                 if alive is not None:
@@ -196,11 +243,11 @@ class Starter:
                 # The bot's span is a child of its start. The event's span is used by callers without a span.
                 traceparent() or executable.traceparent,
                 resolved if resolved.values else None,
+                is_standby=attempt.is_standby,
             )
         paths = replace(paths, data=attempt.data)
-        begins = await attempt.claim
-        if self._state_keeper is not None and paths.state is not None:
-            await self._state_keeper.beginnings.restore(executable, begins, paths.state)
+        if attempt.claim is not None:
+            await self._restored(executable, paths, attempt.claim)
         secrets = ""
         if resolved.values:
             references = references_in(executable.config)
@@ -211,12 +258,21 @@ class Starter:
                 await self._narrowed.admit(executable.egress, attempt.token, paths.hosts, self._folders.entrypoints)
         return paths, attachment, secrets
 
+    async def _restored(
+        self, executable: Executable, paths: sandbox.Paths, claim: "asyncio.Task[Beginning | None]"
+    ) -> None:
+        begins = await claim
+        if self._state_keeper is not None and paths.state is not None:
+            await self._state_keeper.beginnings.restore(executable, begins, paths.state)
+
     async def _told(self, paths: sandbox.Paths, executable: Executable, user: int, query_user: int | None) -> None:
         state_bytes = self._settings.state_bytes
         with _files_of_start():
             await self._threads.run(self._folders.tell_init, paths, executable, user, state_bytes, query_user)
 
-    async def _started(self, attempt: _Attempt, container_id: str, labels: dict[str, str]) -> ManagedContainer:
+    async def _started(
+        self, attempt: _Attempt, paths: sandbox.Paths, container_id: str, labels: dict[str, str]
+    ) -> ManagedContainer:
         try:
             with span("run container"):
                 await self._engine.start(container_id)
@@ -225,23 +281,28 @@ class Starter:
             # The network may have been removed, or the engine replaced.
             self._network.forget()
             raise StartFailed(attempt.name, error.message) from error
-        return from_labels(
+        container = from_labels(
             labels,
             container_id=container_id,
-            name=attempt.name,
+            name=attempt.engine_name,
             state=ContainerState.RUNNING,
             started_at=datetime.now(UTC),
         )
+        if attempt.is_standby:
+            self._waiting[container.run_id] = Standby(container, paths)
+        return container
 
     async def _resolved(self, attempt: _Attempt) -> ManagedContainer | None:
         """Return the existing container of that name, if it has the same spec; None when the name is free again."""
-        found = await self._engine.inspect(attempt.name)
+        found = await self._engine.inspect(attempt.engine_name)
         if found is None:
             return None
         container = found.container
-        if container.state is not ContainerState.RUNNING:
+        if container.was_standby:
+            container = await self.standbys.seen(container)
+        if container.state is not ContainerState.RUNNING or container.is_standby:
             await self._engine.remove(container.container_id)
-            await self._give_back(attempt.executable, attempt.name, container.token)
+            await self._give_back(container.scope, container.name, container.token)
             return None
         if self._state_keeper is not None and container.run_id != attempt.executable.run_id:
             await self._state_keeper.claim_again(container)
@@ -264,9 +325,9 @@ class Starter:
             claiming.cancel()
             await asyncio.gather(claiming, return_exceptions=True)
 
-    async def _give_back(self, executable: Executable, name: str, token: str) -> None:
+    async def _give_back(self, scope: str, name: str, token: str) -> None:
         if token:
-            await self._threads.run(self._folders.remove, executable.scope, name, token)
+            await self._threads.run(self._folders.remove, scope, name, token)
             # A pin that stays is dropped later, when no container has its name.
             with isolated("release code"):
                 await self._code.release(holder_of(name, token))

@@ -16,6 +16,7 @@ from libs.docker_runner.containers.keepalive import has_expired
 from libs.docker_runner.containers.returned import NO_PAYLOAD
 from libs.docker_runner.containers.run_folders import Outcome, RunFolders
 from libs.docker_runner.containers.secret_masks import SecretMasks
+from libs.docker_runner.containers.standbys import Standbys
 from libs.docker_runner.containers.starting import holder_of
 from libs.docker_runner.containers.state_cache import ContainerStateCache
 from libs.docker_runner.engine.answers import Inspected
@@ -50,6 +51,7 @@ class Stopper:
         folders: RunFolders,
         threads: Threads,
         masks: SecretMasks,
+        standbys: Standbys,
         state_keeper: StateKeeper | None,
     ) -> None:
         self._engine = engine
@@ -59,6 +61,7 @@ class Stopper:
         self._folders = folders
         self._threads = threads
         self._masks = masks
+        self._standbys = standbys
         self._state_keeper = state_keeper
         self._marks: dict[str, EndReason] = {}
 
@@ -108,6 +111,8 @@ class Stopper:
         if found is not None:
             await self._engine.remove(container.container_id)
         self._states.forget(container.container_id)
+        if container.was_standby:
+            self._standbys.forget(container.container_id)
         self._followed.forget(container.container_id)
         self._marks.pop(container.container_id, None)
         self._masks.forget(container)
@@ -120,11 +125,17 @@ class Stopper:
     async def inspect(self, container: ManagedContainer) -> Inspected | None:
         """Return *container*'s current state; None when it is gone. Immediate if its death was reported."""
         ended = self._states.ended(container)
-        return Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
+        found = Inspected(ended) if ended is not None else await self._engine.inspect(container.container_id)
+        if found is not None and found.container.was_standby:
+            return replace(found, container=await self._standbys.seen(found.container))
+        return found
 
     async def _exit_info(self, container: ManagedContainer, found: Inspected | None) -> Ended:
         """Return how *container*, which does not run, ended; *found* is the engine's answer about it."""
         if found is not None and found.container.state is ContainerState.CREATED:
+            if found.container.was_standby:
+                # Its worker died before it let it go: no failure of the bot.
+                await self._mark(container, EndReason.STOPPED)
             # Remove it so that a concurrent start fails.
             await self._engine.remove(container.container_id)
             found = replace(found, container=replace(found.container, state=ContainerState.EXITED))

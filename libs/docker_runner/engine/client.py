@@ -92,6 +92,21 @@ class Engine:
         """Start it; no error if it runs already."""
         await self._http.request(f"start {container}", "POST", f"/containers/{container}/start")
 
+    async def rename(self, container: str, name: str) -> None:
+        """Give it another name.
+
+        Raises:
+            NameTaken: another container has that name.
+        """
+        try:
+            await self._http.request(
+                f"rename to {name}", "POST", f"/containers/{container}/rename", query={"name": name}
+            )
+        except EngineRefused as error:
+            if error.status == 409:
+                raise NameTaken from error
+            raise
+
     async def stop(self, container: str, grace_seconds: int) -> None:
         """Send SIGTERM, then SIGKILL after *grace_seconds*; return when it has ended. No error if it is gone."""
         await self._unless_gone(

@@ -173,7 +173,7 @@ class EngineRoom:
         counted = [container for container in containers if self._counts(container)]
         needs = await asyncio.gather(*(self._need(container) for container in counted))
         total = self._rules.total(self._capacity)
-        by_name = {container.name: need for container, need in zip(counted, needs, strict=True)}
+        by_name = {container.reservation: need for container, need in zip(counted, needs, strict=True)}
         users = frozenset(container.user for container in containers)
         users |= frozenset(container.query_user for container in containers if container.query_user is not None)
         found = Reservations(total, self._entity, self._rules.one_reserve(total, self._entity), by_name, users)

@@ -95,6 +95,14 @@ async def test_room_is_what_the_limits_of_all_containers_leave() -> None:
     assert room.room(Priority.BOT) == Room(TOTAL, Need(2560 * MIB, 3.0), ENTITY)
 
 
+async def test_standby_counts_beside_the_container_of_its_bot() -> None:
+    standby = container("a-standby", labels={Label.STANDBY: "a"})
+    room = room_of(FakeEngine(container("a"), standby, container("b")))
+    await room.refresh()
+
+    assert room.room(Priority.BOT) == Room(TOTAL, Need(2560 * MIB, 2.5), ENTITY)
+
+
 async def test_capacity_is_requested_once_and_updated_by_notes() -> None:
     engine = FakeEngine()
     room = room_of(engine)

@@ -67,6 +67,9 @@ class RunEngine(AttemptEngine, Protocol):
     async def list(self, service: str, scope: str, segment: int | None = None) -> list[ManagedContainer]:
         """Return the containers of *service* in *scope*, running or not, of one segment or of all."""
 
+    async def remove_standbys(self, service: str, scope: str, segment: int, before_epoch: int) -> None:
+        """Remove the standbys of a segment that earlier owners made."""
+
     def logs(
         self, container: ManagedContainer, since: datetime | None = None, follow: bool = False, tail: int | None = None
     ) -> AsyncGenerator[LogLine, None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from libs.core.room import MIB
 from libs.docker_runner.containers.container import Label
+from libs.docker_runner.containers.standby_folder import StandbyFolder
 from libs.docker_runner.executable import Entrypoint, Executable, Limits, Network
 from libs.docker_runner.sandbox.network import Attachment, card_address, card_fields
 from libs.docker_runner.settings import RunnerSettings
@@ -74,6 +75,8 @@ class Paths:
     """Data sets by name: each a file or a folder."""
     state: StateFolder | None = None
     """The folder for archives of its state; None when that is not kept."""
+    standby: StandbyFolder | None = None
+    """The folder for the word to start; None for a container that starts its bot at once."""
 
 
 def code_mount(entrypoint: Entrypoint) -> str:
@@ -112,6 +115,7 @@ def container_body(
         query_user: of the process that answers queries beside the bot; None without one.
     """
     mount = code_mount(executable.entrypoint)
+    standby = {Label.STANDBY: executable.name} if paths.standby is not None else {}
     commands = _COMMANDS if executable.question is None else _QUERY_COMMANDS
     body: dict[str, Any] = {
         "Image": executable.placement.image,
@@ -127,7 +131,7 @@ def container_body(
             *_proxy_variables(executable, settings),
             *(f"{name}={value}" for name, value in executable.environment.items()),
         ],
-        "Labels": labels(executable, code_etag, token, user, secrets, query_user),
+        "Labels": labels(executable, code_etag, token, user, secrets, query_user) | standby,
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(executable, paths, mount, attachment, settings, user),
@@ -263,6 +267,8 @@ def _mounts(executable: Executable, paths: Paths, mount: str) -> list[Mapping[st
     mounts += [_bind(path, f"{DATA}/{name}") for name, path in sorted(paths.data.items())]
     if paths.state is not None:
         mounts.append(_bind(paths.state.path, f"{PRIVATE}/state", writable=True))
+    if paths.standby is not None:
+        mounts.append(_bind(paths.standby.path, f"{BASE}/standby"))
     if executable.keepalive is not None:
         mounts.append(_bind(executable.keepalive, f"{BASE}/keepalive"))
     if paths.hosts is not None:

@@ -165,6 +165,24 @@ async def test_state_until_the_last_write_is_there_on_another_host(hosts: Hosts)
     }, output
 
 
+async def test_standby_begins_with_what_the_old_container_wrote_last(hosts: Hosts) -> None:
+    async with hosts.host("one") as (bots, _):
+        old = await bots.runner.start(bots.executable(WRITER, run_id="r1"))
+        await eventually(lambda: has_output(bots, old))
+        new = bots.executable(READER, run_id="r2")
+        await bots.runner.stand_by(new)
+        # The standby has not claimed the state: the old container still saves.
+        await end(bots, old)
+
+        started = await bots.runner.start(new)
+
+        await eventually(lambda: has_output(bots, started))
+        output = b"".join([line.data async for line in bots.runner.logs(started)])
+        assert b"written at the end" in output
+        assert hosts.documents.states["b1"].run_id == "r2"
+        await bots.runner.remove(started)
+
+
 HOSTILE = """
 import os, signal, socket, time
 def main(id, config):
