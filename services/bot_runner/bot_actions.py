@@ -28,7 +28,6 @@ from libs.docker_runner.engine.room import Shortage
 from libs.docker_runner.engine.room_view import waiting_detail
 from libs.docker_runner.errors import EngineUnavailable, NoRoom, StartFailed, StopFailed
 from libs.docker_runner.executable import Executable
-from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.runs.stop_orders import StopOrder, stop_by_order
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 from services.bot_runner.fallback import Fallback
@@ -38,6 +37,7 @@ from services.bot_runner.plan import Action, Keep, Move, Reap, Start, Stop, Wait
 from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
+from services.bot_runner.standbys import BotStandbys, StandbyEngine
 from services.bot_runner.status import BotState, BotStatus, utc_now
 from services.bot_runner.verdicts import rejection_for
 
@@ -77,13 +77,14 @@ class BotActions:
         self,
         owned: OwnedSegment,
         *,
-        runner: AttemptEngine,
+        runner: StandbyEngine,
         records: BotRecords,
         memory: RestartMemory,
         notices: BotNotices,
         quotas: OwnerQuotas,
         mover: BotMover,
         stop_grace_seconds: float,
+        standby_updates: bool = False,
         policy: RestartPolicy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -102,6 +103,8 @@ class BotActions:
         self._counted: set[str] = set()
         self._unknown_starts: dict[str, tuple[Executable, str]] = {}
         self._stopping: dict[str, _Stopping] = {}
+        self.standbys = BotStandbys(runner) if standby_updates else None
+        """None: bots are updated without standbys."""
 
     @property
     def over_quota(self) -> Collection[str]:
@@ -131,7 +134,7 @@ class BotActions:
         try:
             match action:
                 case Start():
-                    await self._start(action.executable)
+                    await self._start_bot(action.executable)
                 case Stop():
                     await self._stop(action)
                 case Reap():
@@ -223,6 +226,13 @@ class BotActions:
                 lacking=need,
             )
         )
+
+    async def _start_bot(self, executable: Executable) -> None:
+        if self.standbys is None:
+            await self._start(executable)
+        else:
+            async with self.standbys.used_for(executable) as prepared:
+                await self._start(prepared)
 
     async def _start(self, executable: Executable) -> None:
         history = self._memory.history_of(executable.id)
@@ -318,6 +328,8 @@ class BotActions:
         log.info("bot is being stopped", reason=str(action.reason), container=container.name)
         stopping = self._stopping[action.id] = _Stopping(self._order(action.reason))
         try:
+            if action.successor is not None and self.standbys is not None:
+                await self.standbys.prepare(action.successor, stopping.wake)
             order, ended = await stop_by_order(
                 lambda order: self._runner.stop(container, order.grace_seconds),
                 stopping.order,

@@ -4,13 +4,15 @@ The same inputs give the same actions, and a round whose actions have all been c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from libs.core.store.releases import Release
 from libs.core.store.relocations import Relocation
 from libs.docker_runner.containers.container import ContainerState, ManagedContainer
+from libs.docker_runner.containers.names import standby_name
 from libs.docker_runner.engine.room import Reservations, Shortage
 from libs.docker_runner.executable import Executable
+from libs.docker_runner.sandbox.container_spec import is_gvisor
 from services.bot_runner.choice import Choice, choose, matches
 from services.bot_runner.desired_bot import DesiredBot, StopReason
 
@@ -32,6 +34,8 @@ class Stop:
     reason: StopReason
     order: Relocation | None = None
     """The order to move it, for that reason."""
+    successor: Executable | None = None
+    """What the next round starts, for which a standby may wait meanwhile; None: no standby."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ def plan(
     actual: Iterable[ManagedContainer],
     now: float,
     room: Reservations | None = None,
+    *,
+    standbys: bool = False,
 ) -> Plan:
     """Return what to start, stop and reap so that *actual* becomes *desired* at *now* (Unix seconds).
 
@@ -105,6 +111,7 @@ def plan(
 
     Args:
         room: the engine's free room; None while unknown, and then every start is tried.
+        standbys: whether a standby may wait while the container of another version is stopped.
     """
     actions: list[Action] = []
     kept: list[ManagedContainer] = []
@@ -147,7 +154,8 @@ def plan(
             else:
                 kept.append(container)
         else:
-            actions.append(Stop(container.id, container, _why(choice, container)))
+            successor = _successor(bot, choice, now, room) if standbys and bot is not None else None
+            actions.append(Stop(container.id, container, _why(choice, container), successor=successor))
     for bot in desired.values():
         if bot.id in present:
             continue
@@ -170,6 +178,18 @@ def plan(
             actions.append(Start(bot.id, choice.run))
             room = room.granted(choice.run.room) if room is not None else None
     return Plan(actions, kept, checks, absent, min(times, default=None), waiting, held_up)
+
+
+def _successor(bot: DesiredBot, choice: Choice, now: float, room: Reservations | None) -> Executable | None:
+    """Return what is started as soon as the container of another version is gone, if a standby has room beside it."""
+    run = choice.run
+    if run is None or bot.relocation is not None or not bot.history.may_start(now):
+        return None
+    # Not on gVisor, whose kernel reserves memory for each container and takes longer to start.
+    if is_gvisor(run.placement.container_runtime):
+        return None
+    beside = replace(run.room, name=standby_name(run.name))
+    return run if room is not None and room.shortage(beside) is None else None
 
 
 def _why(choice: Choice, container: ManagedContainer) -> StopReason:

@@ -405,3 +405,37 @@ def test_version_that_waits_to_be_accepted_is_accepted_before_its_bot_moves() ->
     moving = replace(updated(verdict=Ready("e2")), relocation=order())
 
     assert isinstance(plan({"b1": moving}, [container()], NOW).actions[0], Keep)
+
+
+def test_standby_is_made_of_what_replaces_the_stopped_container() -> None:
+    decided = plan({"b1": bot(version="2")}, [container()], NOW, room(512, "b1"), standbys=True)
+
+    successor = executable(version="2", revision=2)
+    assert decided.actions == [Stop("b1", container(), StopReason.CHANGED, successor=successor)]
+
+
+GVISOR = replace(
+    executable(version="2", revision=2), placement=Placement("python:3.11-slim", container_runtime="runsc")
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "free_mib", "standbys"),
+    [
+        (bot(version="2"), 512, False),
+        (bot(version="2"), 511, True),
+        (bot(version="2"), None, True),
+        (bot(version="2", not_before=NOW + 1), 512, True),
+        (replace(bot(version="2"), executable=GVISOR), 512, True),
+        (replace(bot(version="2"), relocation=Relocation("o", 0, 1, 2, "r", NOW + 60)), 512, True),
+        (replace(bot(version="2"), absence=StopReason.DISABLED), 512, True),
+    ],
+    ids=["off", "no room", "room unknown", "backs off", "gvisor", "moves", "disabled"],
+)
+def test_no_standby_is_made(changed: DesiredBot, free_mib: int | None, standbys: bool) -> None:
+    free = room(free_mib, "b1") if free_mib is not None else None
+
+    [action] = plan({"b1": changed}, [container()], NOW, free, standbys=standbys).actions
+
+    assert isinstance(action, Stop)
+    assert action.successor is None

@@ -73,6 +73,7 @@ class SegmentReconciler:
         self._places: dict[str, RoomRequest] = {}
         self._demand = Demand()
         self._scan_interval = scan_interval_seconds
+        self._foreign_standbys = True
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._start_times = StartTimes()
@@ -104,6 +105,8 @@ class SegmentReconciler:
             self._waiting.become({})
             for bot_id in list(self._places):
                 self._give_up_place(bot_id)
+            if (standbys := self._actions.standbys) is not None:
+                await standbys.close()
 
     @property
     def statuses(self) -> Collection[BotStatus]:
@@ -143,6 +146,11 @@ class SegmentReconciler:
             with isolated("take stock of bots"):
                 alive = [container.run_id for container in actual]
                 self._earlier_closed = await self._records.close_all_earlier(alive)
+        standbys = self._actions.standbys
+        if standbys is not None and self._foreign_standbys:
+            with isolated("remove standbys"):
+                await self._containers.remove_standbys()
+                self._foreign_standbys = False
         with isolated("look after starts"):
             await self._actions.record_failed_starts(actual, unsettled)
         segment_id, now = self._owned.segment_id, self._clock()
@@ -150,7 +158,13 @@ class SegmentReconciler:
         wanted = {bot.id: bot.runnable for bot in desired.values() if bot.absence is None and bot.runnable is not None}
         for bot_id in self._places.keys() - wanted.keys():
             self._give_up_place(bot_id)
-        decided = plan(desired, self._start_times.corrected(actual, now, time.time()), now, self._room.reservations())
+        decided = plan(
+            desired,
+            self._start_times.corrected(actual, now, time.time()),
+            now,
+            self._room.reservations(),
+            standbys=standbys is not None,
+        )
         self.running = len(decided.kept)
         waiting = {wait.id: wait for wait in decided.waiting if wait.id not in unsettled}
         self._waiting.become({wait.id: (wait.executable.room, wait.shortage) for wait in waiting.values()})
@@ -174,6 +188,10 @@ class SegmentReconciler:
             elif _kills(action):
                 # The kill switch does not wait for the grace period of an earlier stop.
                 self._actions.kill(action.id)
+        if standbys is not None:
+            starting = [action.id for action in decided.actions if isinstance(action, Start)]
+            for bot_id in standbys.unused([*self._under_way, *starting]):
+                tasks.create_task(standbys.drop(bot_id), name=f"drop standby {bot_id[:40]!r}")
         for executable in decided.checks.values():
             self._checks.begin(executable, tasks)
         self._checks.forget_all_but(desired)

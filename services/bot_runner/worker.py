@@ -23,7 +23,6 @@ from libs.docker_runner.containers.container_group import ContainerGroup
 from libs.docker_runner.engine.room import Priority
 from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.executable import Entrypoint
-from libs.docker_runner.runs.run_engine import AttemptEngine
 from libs.docker_runner.worker.handler import DockerSegmentHandler
 from libs.docker_runner.worker.opening import engine_folders, engine_view, open_docker_host, open_queries
 from libs.notifications.wiring import notifier_of
@@ -38,6 +37,7 @@ from services.bot_runner.records import BotRecords
 from services.bot_runner.restart_memory import RestartMemory
 from services.bot_runner.restarts import RestartPolicy
 from services.bot_runner.revision_log import RevisionLog
+from services.bot_runner.standbys import StandbyEngine
 
 
 def main(flags: Mapping[str, object]) -> int:
@@ -84,6 +84,7 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             wake_ups=context.wake_ups,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
+            standby_updates=settings.containers.standby_updates,
             clock=context.leases.now,
         )
 
@@ -120,8 +121,8 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
     )
 
 
-class BotEngine(AttemptEngine, Checker, Protocol):
-    """The operations on the Docker engine: attempts, and checks of versions."""
+class BotEngine(StandbyEngine, Checker, Protocol):
+    """The operations on the Docker engine: starts and stops, standbys, and checks of versions."""
 
 
 def segment_reconciler(
@@ -141,6 +142,7 @@ def segment_reconciler(
     stop_grace_seconds: float,
     scan_interval_seconds: float,
     clock: Callable[[], float],
+    standby_updates: bool = False,
     policy: RestartPolicy | None = None,
 ) -> SegmentReconciler:
     """Wire the work of one owned segment; *clock* is MongoDB's time."""
@@ -159,6 +161,7 @@ def segment_reconciler(
             quotas=quotas,
             mover=BotMover(owned, entities=entities, records=records, wake_ups=wake_ups),
             stop_grace_seconds=stop_grace_seconds,
+            standby_updates=standby_updates,
             policy=policy,
             clock=clock,
         ),

@@ -238,6 +238,14 @@ class ContainerSettings(Group):
         Named("BOT_STOP_SECONDS", unit="seconds"),
         Field(ge=0, le=600, description="grace period between SIGTERM and SIGKILL"),
     ] = 30.0
+    standby_updates: Annotated[
+        bool,
+        Named("STANDBY_UPDATES"),
+        Field(
+            description="prepare the container of a bot's next version while its old one still runs; "
+            "it needs room for both"
+        ),
+    ] = False
     health_window_seconds: Annotated[
         Seconds,
         Named("HEALTH_WINDOW_SECONDS", unit="seconds"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from libs.core.room import Need
 from libs.docker_runner.containers.container import ContainerState, Ended, EndReason, ManagedContainer
 from libs.docker_runner.containers.endings import LEASE_LOST_EXIT_CODE
+from libs.docker_runner.containers.names import standby_name
 from libs.docker_runner.engine.answers import EngineInfo
 from libs.docker_runner.engine.events import ContainerEvent, EventKind
-from libs.docker_runner.engine.room import RoomRules
+from libs.docker_runner.engine.room import RoomRequest, RoomRules
 from libs.docker_runner.engine.room_view import EngineRoom
 from libs.docker_runner.errors import NoRoom
 from libs.docker_runner.executable import Executable, Limits
@@ -51,6 +52,8 @@ class FakeHost:
         graces: grace period in seconds of each stop of a running container, by entity.
         code_faults: raised by the checks and starts of the code of a key.
         hang_checks: checks never return.
+        hang_standbys: standbys are never ready.
+        step: makes each of the two writes by which a standby is let go.
     """
 
     name: str = "host"
@@ -67,6 +70,10 @@ class FakeHost:
     graces: dict[str, list[float]] = field(default_factory=dict)
     code_faults: dict[str, Exception] = field(default_factory=dict)
     hang_checks: bool = False
+    hang_standbys: bool = False
+    standbys: dict[str, ManagedContainer] = field(default_factory=dict)
+    let_go: list[str] = field(default_factory=list)
+    step: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = lambda write: write()
     checks_under_way: int = 0
     starts: list[Start] = field(default_factory=list)
     containers: dict[str, ManagedContainer] = field(default_factory=dict)
@@ -93,6 +100,47 @@ class FakeHost:
             raise fault
         return executable.code_etag or "etag"
 
+    async def stand_by(self, executable: Executable) -> None:
+        """As the docker runner."""
+        await self.check(executable)
+        if self.hang_standbys:
+            await asyncio.Event().wait()
+        await check_room(self, replace(executable.room, name=standby_name(executable.name)))
+        waiting = replace(container_of(executable), was_standby=True, is_standby=True)
+        for other in [one for one in self.standbys.values() if one.id == executable.id]:
+            del self.standbys[other.container_id]
+        self.standbys[waiting.container_id] = waiting
+
+    async def drop_standby(self, executable: Executable) -> None:
+        """As the docker runner."""
+        await asyncio.sleep(0)
+        self.standbys.pop(f"c-{executable.run_id}", None)
+
+    async def remove_standbys(self, before_epoch: int) -> None:
+        """As the docker runner."""
+        await asyncio.sleep(0)
+        self.standbys = {known: one for known, one in self.standbys.items() if one.epoch >= before_epoch}
+
+    async def _let_go(self, waiting: ManagedContainer) -> ManagedContainer | None:
+        async def rename() -> None:
+            del self.standbys[waiting.container_id]
+            if not any(one.id == waiting.id for one in self.containers.values()):
+                renamed = replace(waiting, is_standby=False, state=ContainerState.CREATED)
+                self.containers[waiting.container_id] = renamed
+
+        async def go() -> None:
+            if (known := self.containers.get(waiting.container_id)) is not None:
+                running = replace(known, state=ContainerState.RUNNING, started_at=datetime.now(UTC))
+                self.containers[waiting.container_id] = running
+                self.let_go.append(waiting.run_id)
+                self.made(running)
+
+        await self.step(rename)
+        if waiting.container_id not in self.containers:
+            return None
+        await self.step(go)
+        return self.containers.get(waiting.container_id)
+
     async def start(self, executable: Executable) -> ManagedContainer:
         """As the docker runner."""
         self.starts.append(Start(executable.id, executable.run_id, time.time()))
@@ -107,10 +155,13 @@ class FakeHost:
             raise self.faults.pop(0)
         if self.hang_before:
             await asyncio.Event().wait()
+        waiting = self.standbys.get(f"c-{executable.run_id}")
+        if waiting is not None and (container := await self._let_go(waiting)) is not None:
+            return container
         for container in self.containers.values():
             if container.id == executable.id and container.state is ContainerState.RUNNING:
                 return container
-        await check_room(self, executable)
+        await check_room(self, executable.room)
         container = container_of(executable)
         self.containers[container.container_id] = container
         self.made(container)
@@ -129,6 +180,8 @@ class FakeHost:
         """As the docker runner."""
         await asyncio.sleep(0)
         known = self.containers.get(container.container_id)
+        if known is not None and known.state is ContainerState.CREATED:
+            del self.containers[container.container_id]
         if known is not None and known.state is ContainerState.RUNNING:
             self.stopped[container.container_id] = reason
             self.graces.setdefault(container.id, []).append(grace_seconds)
@@ -140,7 +193,15 @@ class FakeHost:
     async def exit_info(self, container: ManagedContainer) -> Ended | None:
         """As the docker runner."""
         await asyncio.sleep(0)
-        return None if self._runs(container) else self._ended(container)
+        if self._runs(container):
+            return None
+        known = self.containers.get(container.container_id)
+        if known is not None and known.state is ContainerState.CREATED:
+            self.stopped[container.container_id] = EndReason.STOPPED
+            ended = self._ended(container)
+            del self.containers[container.container_id]
+            return ended
+        return self._ended(container)
 
     async def remove(self, container: ManagedContainer) -> Ended:
         """As the docker runner."""
@@ -240,7 +301,8 @@ class _Engine:
         return EngineInfo("", "", (), self._host.capacity or Need(2**60, 2.0**20))
 
     async def list(self, labels: Mapping[str, str], *, ended: bool = True) -> list[ManagedContainer]:
-        return [c for c in self._host.containers.values() if ended or c.state is not ContainerState.EXITED]
+        containers = [*self._host.containers.values(), *getattr(self._host, "standbys", {}).values()]
+        return [c for c in containers if ended or c.state is not ContainerState.EXITED]
 
     async def limits(self, container: str) -> Need | None:
         return None
@@ -263,13 +325,13 @@ async def looking(host: HasContainers) -> AsyncIterator[EngineRoom]:
         await asyncio.gather(following, return_exceptions=True)
 
 
-async def check_room(host: HasContainers, executable: Executable) -> None:
-    """Raise if *host* has a limit and no room for *executable*."""
+async def check_room(host: HasContainers, request: RoomRequest) -> None:
+    """Raise if *host* has a limit and no room for *request*."""
     if host.capacity is not None:
-        shortage = (await host.room.refresh()).shortage(executable.room)
+        shortage = (await host.room.refresh()).shortage(request)
         if shortage is not None:
-            raise NoRoom(executable.room.name, shortage)
-        host.room.grant(executable.room)
+            raise NoRoom(request.name, shortage)
+        host.room.grant(request)
 
 
 def container_of(executable: Executable) -> ManagedContainer:

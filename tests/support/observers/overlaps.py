@@ -23,6 +23,7 @@ class OverlapWatch:
         # Listed after the events are followed: a concurrent start or end is in the events as well.
         for container in self._client.api.containers(filters={"label": f"runtime.scope={scope}"}):
             self._alive[container["Labels"].get("runtime.id", "")].add(container["Id"])
+        self._standbys: set[str] = set()
         self.overlaps: list[str] = []
         self.starts: dict[str, int] = defaultdict(int)
         self._died: dict[str, int] = {}
@@ -33,15 +34,20 @@ class OverlapWatch:
 
     def _watch(self) -> None:
         for event in self._events:
-            bot = event["Actor"]["Attributes"].get("runtime.id", "")
-            if event["status"] == "start":
+            about = event["Actor"]["Attributes"]
+            bot = about.get("runtime.id", "")
+            if event["status"] == "start" and about["name"].endswith("-standby"):
+                # It runs nothing of its bot before it has the name of the bot's container.
+                self._standbys.add(event["id"])
+            elif event["status"] == "start" or (event["status"] == "rename" and event["id"] in self._standbys):
+                self._standbys.discard(event["id"])
                 self.starts[bot] += 1
                 self._alive[bot].add(event["id"])
                 if (died := self._died.pop(bot, None)) is not None:
                     self.gaps_seconds[bot].append((event["timeNano"] - died) / 1e9)
                 if len(self._alive[bot]) > 1:
                     self.overlaps.append(f"{bot}: {sorted(self._alive[bot])}")
-            elif event["status"] == "die":
+            elif event["status"] == "die" and event["id"] not in self._standbys:
                 self._alive[bot].discard(event["id"])
                 self._died[bot] = event["timeNano"]
 

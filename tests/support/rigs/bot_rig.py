@@ -57,6 +57,7 @@ class BotRig:
         stop_grace_seconds: the owners' grace period for a graceful stop.
         notify: the settings of notifications, for owners that begin later.
         quota: of each author, for owners that begin later.
+        standby_updates: of owners that begin later.
     """
 
     def __init__(self, database: Database) -> None:
@@ -72,6 +73,7 @@ class BotRig:
         self.reconcilers: dict[int, SegmentReconciler] = {}
         self.stop_grace_seconds = 0.0
         self.quota = Quota()
+        self.standby_updates = False
         self._hosts: list[FakeHost] = []
         self._processes = itertools.count(1)
 
@@ -164,6 +166,7 @@ class BotRig:
         owned = OwnedSegment(await self.acquire(host, segment))
         reconciler = self.reconcilers[segment] = self._reconciler(owned, host, death or Death(), scan_seconds)
         host.changed = reconciler.container_changed
+        host.step = (death or Death()).around
         task = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
             yield owned
@@ -175,7 +178,7 @@ class BotRig:
 
     def _reconciler(self, owned: OwnedSegment, host: FakeHost, death: Death, scan_seconds: float) -> SegmentReconciler:
         group: Any = _Group(host, owned)
-        runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove")
+        runner: Any = Mortal(host, death, "start", "stop", "exit_info", "remove", "stand_by", "drop_standby")
         entities: Any = _Moving(self.entities, death)
         return segment_reconciler(
             owned,
@@ -193,6 +196,7 @@ class BotRig:
             wake_ups=WakeUps(None, "bot-runner"),
             scan_interval_seconds=scan_seconds,
             clock=time.time,
+            standby_updates=self.standby_updates,
             policy=RestartPolicy(initial_seconds=0.05),
         )
 
@@ -220,6 +224,9 @@ class _Group:
     def __init__(self, host: FakeHost, owned: OwnedSegment) -> None:
         self._host = host
         self._owned = owned
+
+    async def remove_standbys(self) -> None:
+        await self._host.remove_standbys(self._owned.epoch)
 
     async def list(self) -> list[ManagedContainer]:
         containers = await self._host.list()
