@@ -1,6 +1,6 @@
 """Print the software bill of materials of an image: every wheel and every Debian or Alpine package, as CycloneDX JSON.
 
-    python3 sbom.py --name the0/bot-runner [--include BOM]... [--outside PATH]... ROOT...
+    python3 sbom.py --name the0/bot-runner [--include BOM]... [--outside PATH]... [--go LISTING=PROGRAM]... ROOT...
 
 It runs in the build of an image and needs no package. Each ROOT is a folder whose content lies at `/` in the image. The
 same content gives the same bytes: there is no time and no random number in it.
@@ -49,10 +49,15 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the image")
     parser.add_argument("--include", type=Path, action="append", default=[], help="a bill that is a part of this one")
     parser.add_argument("--outside", type=Path, action="append", default=[], help="a path that the image has not")
+    parser.add_argument(
+        "--go", action="append", default=[], help="what `go version -m` says of a program, and its path"
+    )
     parser.add_argument("roots", type=Path, nargs="+")
     given = parser.parse_args()
     included = [json.loads(path.read_text()) for path in given.include]
     found = [component for root in given.roots for component in scan(root, given.outside)]
+    for listing, _, program in (text.partition("=") for text in given.go):
+        found += go_modules(Path(listing).read_text(), program)
     json.dump(document(given.name, found, included), sys.stdout, indent=1, sort_keys=True)
     sys.stdout.write("\n")
 
@@ -96,6 +101,17 @@ def scan(root: Path, outside: Iterable[Path] = ()) -> Iterator[Component]:
         # Compiled for the base image: no distribution's package.
         version = ".".join(str(number) for number in sys.version_info[:3])
         yield Component(f"pkg:generic/python@{version}", "python", version, "/usr/local/bin/python3")
+
+
+def go_modules(listing: str, program: str) -> Iterator[Component]:
+    """Yield the modules that a Go program consists of, by what `go version -m` says of it, and Go's own library."""
+    first, *lines = listing.splitlines()
+    version = first.rpartition(" go")[2]
+    yield Component(f"pkg:golang/std@{quote(version, safe='')}", "std", version, program)
+    for fields in (line.split() for line in lines):
+        if fields[0] in ("mod", "dep"):
+            name, version = fields[1:3]
+            yield Component(f"pkg:golang/{name}@{quote(version, safe='')}", name, version, program)
 
 
 def _described(one: Component) -> dict[str, object]:

@@ -55,6 +55,26 @@ def purls(bill: dict[str, Any]) -> list[str]:
     return [component["purl"] for component in bill["components"]]
 
 
+def test_modules_of_a_go_program_are_listed_with_its_path(tmp_path: Path, write: Write) -> None:
+    lines = [
+        "/layer/runsc: go1.26.6",
+        "\tpath\tgvisor.dev/gvisor/runsc",
+        "\tmod\tgvisor.dev/gvisor\tv0.0.0-20260905035102-160fafc42237\th1:AU5+CtCvnBnx=",
+        "\tdep\tgithub.com/cenkalti/backoff\tv2.2.1+incompatible\th1:tNowT99t7UNf=",
+        "\tbuild\tCGO_ENABLED=0",
+    ]
+    (tmp_path / "modules").write_text("\n".join(lines))
+
+    bill = listed(tmp_path, "--go", f"{tmp_path}/modules=/usr/local/bin/runsc")
+
+    assert purls(bill) == [
+        "pkg:golang/github.com/cenkalti/backoff@v2.2.1%2Bincompatible",
+        "pkg:golang/gvisor.dev/gvisor@v0.0.0-20260905035102-160fafc42237",
+        "pkg:golang/std@1.26.6",
+    ]
+    assert bill["components"][0]["evidence"] == {"occurrences": [{"location": "/usr/local/bin/runsc"}]}
+
+
 def test_installed_debian_packages_are_listed_and_removed_ones_are_not(tmp_path: Path, write: Write) -> None:
     write("var/lib/dpkg/status", STATUS)
     write("etc/os-release", RELEASE)

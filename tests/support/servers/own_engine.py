@@ -33,6 +33,9 @@ _GVISOR_ARGUMENTS = ["--platform=ptrace", "--network=none", "--ignore-cgroups"]
 GVISOR_IN_GROUPS = "runsc-in-groups"
 """gVisor with control groups, as deployments have it."""
 
+GVISOR_AS_DEPLOYED = "runsc-as-deployed"
+"""gVisor with control groups and its own network, which needs a program that is not older than the kernel."""
+
 _CONTAINERD = """
 version = 2
 root = "{folder}/containerd"
@@ -253,8 +256,8 @@ class OwnEngine:
         return await asyncio.to_thread(why_not, self.url) is None
 
     def _write_config(self, gvisor: Path | None, live_restore: bool) -> None:
-        arguments = {GVISOR: _GVISOR_ARGUMENTS, GVISOR_IN_GROUPS: _GVISOR_ARGUMENTS[:2]} if gvisor is not None else {}
-        runtimes = {name: {"path": str(gvisor), "runtimeArgs": given} for name, given in arguments.items()}
+        arguments = {GVISOR: _GVISOR_ARGUMENTS, GVISOR_IN_GROUPS: _GVISOR_ARGUMENTS[:2], GVISOR_AS_DEPLOYED: []}
+        runtimes = {name: {"path": str(gvisor), "runtimeArgs": given} for name, given in arguments.items() if gvisor}
         config = {"runtimes": runtimes, "live-restore": live_restore}
         (self.folder / "daemon.json").write_text(json.dumps(config))
 
@@ -309,14 +312,14 @@ async def private_engine(docker_engine: Engine) -> AsyncIterator[OwnEngine]:
 
 @asynccontextmanager
 async def own_engine(
-    machine: Engine, *, images: Sequence[str] = ("python:3.11-slim", "node:20-alpine"), gvisor: bool = True
+    machine: Engine, *, images: Sequence[str] = ("python:3.11-slim", "node:20-alpine"), gvisor: bool | Path = True
 ) -> AsyncIterator[OwnEngine]:
-    """An engine with *images* of the *machine*'s engine, and with gVisor as its runtime `runsc`."""
+    """An engine with *images* of the *machine*'s engine, and with Debian's gVisor, or that program, as its runtimes."""
     require_root()
     # The socket's path must be short.
     engine = OwnEngine(Path(tempfile.mkdtemp(prefix="the0-engine-")))
     try:
-        await engine.open(await ensure_unpacked(GVISOR, GVISOR) if gvisor else None)
+        await engine.open(await ensure_unpacked(GVISOR, GVISOR) if gvisor is True else gvisor or None)
         await _copy_images(machine.url, engine.url, images)
         yield engine
     finally:
