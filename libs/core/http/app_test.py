@@ -10,6 +10,7 @@ from aiohttp import web
 from libs.core.config.process_settings import HttpSettings
 from libs.core.http.app import HttpAddressUnusable, HttpApp
 from libs.core.http.health import Readiness
+from libs.core.http.listening import MOST_CONNECTIONS
 from libs.core.observability.metrics import registry
 from tools.stack.ports import free_port
 
@@ -40,6 +41,40 @@ async def client(readiness: Readiness) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(f"http://{LOCALHOST}:{app.port}") as session:
         yield session
     await app.close()
+
+
+async def test_clients_that_never_end_their_requests_keep_no_other_out_and_end_no_stream(readiness: Readiness) -> None:
+    released = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(text="at last")
+
+    app = HttpApp(HttpSettings(port=0, host=LOCALHOST), readiness)
+    app.add_routes([web.get("/slow", slow)])
+    await app.start()
+    hostile = []
+    try:
+        async with aiohttp.ClientSession(f"http://{LOCALHOST}:{app.port}") as session:
+            answered = asyncio.create_task(session.get("/slow"))
+            for _ in range(2 * MOST_CONNECTIONS):
+                reader, writer = await asyncio.open_connection(LOCALHOST, app.port)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+                hostile.append((reader, writer))
+            async with (
+                aiohttp.ClientSession(f"http://{LOCALHOST}:{app.port}") as other,
+                other.get("/healthz") as answer,
+            ):
+                assert answer.status == 200
+            closed = [reader for reader, _ in hostile if reader.at_eof() or reader.exception() is not None]
+            assert len(closed) >= MOST_CONNECTIONS
+            released.set()
+            async with await answered as answer:
+                assert await answer.text() == "at last"
+    finally:
+        for _, writer in hostile:
+            writer.close()
+        await app.close()
 
 
 async def test_healthz_conforms_to_contract(client: aiohttp.ClientSession) -> None:
