@@ -135,7 +135,7 @@ class DockerHost:
         )
         # Beside it, and without folders in it: workers of older versions remove old folders.
         workers = keepalives / f"{place}.workers"
-        self._pods = engine if isinstance(engine, PodEngine) else None
+        self._pods = engine.fleet if isinstance(engine, PodEngine) else None
         # Workers of one cluster are on many machines.
         self.shared_folder = workers if self._pods is None and is_on_this_kernel(keepalives) else None
         bucket = store.settings.logs_bucket

@@ -35,7 +35,7 @@ class PodWorker:
     async def renew_for_ever(self) -> None:
         while True:
             if self.renews:
-                self.engine.set_lease(SEGMENT, SegmentLease(self.epoch, boot_seconds() + self.lease_seconds))
+                self.engine.fleet.set_lease(SEGMENT, SegmentLease(self.epoch, boot_seconds() + self.lease_seconds))
             await asyncio.sleep(0.5)
 
 
@@ -63,7 +63,7 @@ async def pod_worker(
     tasks = [
         asyncio.create_task(work, name=name)
         for name, work in (
-            ("pods", engine.run()),
+            ("pods", engine.fleet.run()),
             ("leases", worker.renew_for_ever()),
             ("events", runner.watch.run()),
         )
