@@ -9,6 +9,7 @@ from libs.core.schema_parameters import RUNTIME_PARAMETERS, Schema, schema_of
 from libs.docker_runner.data.names import data_names
 from libs.docker_runner.executable import Network
 from libs.docker_runner.sandbox.egress import egress_for
+from libs.notifications.event import request_in
 from tools.author.findings import Finding, refuse
 from tools.author.json_schema import SchemaInvalid, Violation, violations
 
@@ -16,6 +17,7 @@ _CHECKS: tuple[Callable[[Mapping[str, Any]], object], ...] = (
     placement_of,
     lambda config: egress_for(config, Network.BRIDGE, guard=True),
     lambda config: data_names(config, {}),
+    request_in,
 )
 
 

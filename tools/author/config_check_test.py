@@ -57,3 +57,17 @@ def test_malformed_list_of_data_sets_is_a_finding() -> None:
     (text,) = texts(None, {"dataSets": ["../x"]})
     assert "config.dataSets has '../x'" in text
     assert texts(None, {"dataSets": ["prices"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("notify", "reason"),
+    [
+        ({"url": "hooks.example.com"}, "has an invalid url"),
+        ({"url": "https://hooks.example.com", "events": ["bot.crash"]}, "has events other than bot.crashed"),
+        ({"url": "https://hooks.example.com", "secret": "hush"}, "must have its secret as a reference"),
+    ],
+)
+def test_malformed_webhook_is_a_finding(notify: dict[str, Any], reason: str) -> None:
+    (text,) = texts(STRICT, {"notify": notify})
+    assert f"config.notify {reason}" in text
+    assert texts(STRICT, {"notify": {"url": "https://hooks.example.com", "secret": {"$secret": "hook"}}}) == []
