@@ -281,7 +281,8 @@ def _allowed(field: FieldInfo) -> str:
         noun = "a whole number" if kind is int else "a number"
         unit = f" of {named.unit}" if named.unit else ""
         return f"{noun}{unit}{_bounds(field)}"
-    return "a string"
+    least = next((one.min_length for one in field.metadata if isinstance(one, annotated_types.MinLen)), 0)
+    return f"a string of at least {least} characters" if least > 1 else "a string"
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -135,7 +135,7 @@ def test_a_missing_value_is_asked_for() -> None:
 def test_a_secret_is_never_shown() -> None:
     problems = problems_of({"PASSWORD": "geheim"})
 
-    assert problems[0].startswith("PASSWORD=(secret) must be")
+    assert problems[0].startswith("PASSWORD=(secret) must be a string of at least 8 characters; ")
     assert "geheim" not in repr(problems)
     assert "geheim" not in repr(Secrets(password=SecretStr("geheimer!")))
 
