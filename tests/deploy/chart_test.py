@@ -124,6 +124,14 @@ def test_release_without_monitoring_has_no_object_of_it() -> None:
     assert "grafana_dashboard" not in json.dumps(made)
 
 
+def test_release_has_the_rules_as_files_when_they_are_wanted() -> None:
+    (wanted,) = rendered("../prometheus")
+    made = chart({"monitoring": {"rulesConfigMap": True}})
+    (found,) = [document for document in made if document["metadata"]["name"] == "the0-rules"]
+
+    assert comparable(found) == comparable(wanted)
+
+
 def test_objects_of_the_operator_get_the_labels_by_which_it_selects_them() -> None:
     made = chart({"monitoring": {"prometheusOperator": True, "labels": {"release": "stack"}}})
 

@@ -13,6 +13,7 @@ from tools.stack import binaries
 
 CHART = Path("deploy") / "helm" / "the0-runtime"
 _DASHBOARDS = Path("deploy") / "grafana" / "dashboards"
+_RULES = Path("deploy") / "prometheus" / "rules"
 _MONITORING = Path("deploy") / "kubernetes" / "components" / "prometheus-operator"
 _RENDER_SECONDS = 60
 
@@ -27,8 +28,10 @@ def chart_files(root: Path) -> Mapping[Path, str]:
     base = root / "deploy" / "kubernetes" / "base"
     rendered = {service: list(yaml.safe_load_all(_kustomized(base / service.name))) for service in SERVICES}
     dashboards = {path.name: path.read_text() for path in sorted((root / _DASHBOARDS).glob("*.json"))}
+    rules = {path.name: path.read_text() for path in sorted((root / _RULES).glob("*.yml"))}
     return {
         **{CHART / "files" / "dashboards" / name: text for name, text in dashboards.items()},
+        **{CHART / "files" / "rules" / name: text for name, text in rules.items()},
         CHART / "templates" / "services.yaml": service_template(rendered),
         CHART / "files" / "engine.sh": (base / "service" / "engine.sh").read_text(),
         CHART / "files" / "service-monitors.yaml": (root / _MONITORING / "service-monitors.yaml").read_text(),
