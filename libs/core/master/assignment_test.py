@@ -745,3 +745,14 @@ def test_rollout_moves_each_segment_once() -> None:
                 owners[one] = holding(fleet[owner_id], one)
     assert moves == dict.fromkeys(range(4), 1)
     assert {view.template for view in owners.values()} == {"new"}
+
+
+def test_without_a_standby_worker_a_segment_moves_to_a_busy_one_at_once_and_later_to_the_replacement() -> None:
+    leaving, busy = replace(of_template(A, "t", 1), draining=True), holding(of_template(B, "t", 2), 1)
+    segments = [segment(1, by=busy), segment(2)]
+    owns_both = holding(busy, 1, 2)
+    replacement = of_template(C, "t", 3)
+
+    assert decide(segments, [leaving, busy], target=1).owners == {1: "b", 2: "b"}
+    later = decide([segment(1, by=owns_both), segment(2, by=owns_both)], [owns_both, replacement], target=1)
+    assert later.owners == {1: "b", 2: "c"}
