@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -20,7 +21,11 @@ CHALLENGE = 'Basic realm="the0 runtime", charset="UTF-8"'
 CLOSED_CHALLENGE = 'Bearer realm="the0 runtime"'
 """Has no browser ask: without HTTP_TOKEN there is no password."""
 
+FORGED = "refused: sent by a page of another site, or to a name other than localhost, which needs HTTP_TOKEN"
+"""The answer to a forged request."""
+
 _BEARER, _BASIC = "bearer", "basic"
+_OTHER_SITES = ("cross-site", "same-site")
 
 
 class Access:
@@ -75,6 +80,18 @@ class Access:
             _token(request.headers.get("Authorization", "")), [*self._tokens(), *self._tokens_of_processes]
         )
 
+    def is_forged(self, request: web.Request) -> bool:
+        """Whether a page of another site may have had a browser send *request*.
+
+        A browser says so of a request that changes something. And where nothing is required, a site could have its own
+        name lead to this machine, and read the answers as those of its own server.
+        """
+        if request.path in OPEN_PATHS:
+            return False
+        if request.method not in ("GET", "HEAD") and request.headers.get("Sec-Fetch-Site") in _OTHER_SITES:
+            return True
+        return self.is_open and not _is_of_this_machine(request.headers.get("Host", "localhost"))
+
     def _user_of_proxy(self, request: web.Request) -> str:
         """Return the user that a trusted proxy names; empty without one, and when two are named."""
         if self._user_header is None or not self._is_of_proxy(request):
@@ -113,6 +130,15 @@ def _is_among(given: bytes, tokens: list[str]) -> bool:
     # All tokens are compared, so that the response time reveals nothing.
     matches = [hmac.compare_digest(given, token.encode()) for token in tokens]
     return any(matches)
+
+
+def _is_of_this_machine(host: str) -> bool:
+    """Whether a Host header has an address, or a name that only this machine can have."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _user(authorization: str) -> str:

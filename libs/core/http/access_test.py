@@ -37,7 +37,7 @@ async def who(request: web.Request) -> web.Response:
 @asynccontextmanager
 async def served(*accepted: str, **settings: object) -> AsyncIterator[aiohttp.ClientSession]:
     app = HttpApp(HttpSettings.model_validate({"port": 0, "host": LOCALHOST, **settings}), Readiness())
-    app.add_routes([*(web.get(path, answer) for path in PATHS), web.get("/who", who)])
+    app.add_routes([*(web.get(path, answer) for path in PATHS), web.get("/who", who), web.post("/asked", answer)])
     for token in accepted:
         app.accept(token)
     await app.start()
@@ -62,6 +62,46 @@ async def test_request_with_an_accepted_token_is_answered(path: str, given: str)
         session.get(path, headers={"Authorization": given}) as response,
     ):
         assert (response.status, await response.json()) == (200, {"output": "of a bot"})
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8080", 200),
+        ("one.localhost", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8080", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example:8080", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+        ("[", 403),
+    ],
+)
+async def test_open_server_answers_only_by_names_of_this_machine(host: str, status: int) -> None:
+    async with served() as session:
+        for path in PATHS:
+            async with session.get(path, headers={"Host": host}) as response:
+                assert response.status == status
+        async with session.get("/healthz", headers={"Host": host}) as response:
+            assert response.status == 200
+
+
+async def test_server_with_a_token_answers_by_any_name() -> None:
+    headers = {"Host": "runtime.example", "Authorization": f"Bearer {TOKEN}"}
+    async with served(token=TOKEN) as session, session.get("/", headers=headers) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [(None, 200), ("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)]
+)
+async def test_post_that_another_site_has_a_browser_send_is_refused_although_it_has_the_password(
+    site: str | None, status: int
+) -> None:
+    headers = {"Authorization": basic(f"ann:{TOKEN}")} | ({"Sec-Fetch-Site": site} if site else {})
+    async with served(token=TOKEN) as session, session.post("/asked", headers=headers) as response:
+        assert response.status == status
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/api/v1/unknown", "/healthz/"])

@@ -13,7 +13,7 @@ from libs.core.api.headers import secure
 from libs.core.api.paths import DESCRIPTION, PREFIX
 from libs.core.config.process_settings import HttpSettings
 from libs.core.errors import UserError
-from libs.core.http.access import CHALLENGE, CLOSED_CHALLENGE, Access
+from libs.core.http.access import CHALLENGE, CLOSED_CHALLENGE, FORGED, Access
 from libs.core.http.health import Readiness
 from libs.core.http.listening import listen
 from libs.core.http.reader import WHO
@@ -112,6 +112,8 @@ class HttpApp:
 
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._access.is_forged(request):
+            raise web.HTTPForbidden(text=FORGED)
         if self._access.admits(request):
             request[WHO] = self._access.who(request)
             return await handler(request)
@@ -162,7 +164,7 @@ def _refusal(request: web.Request, error: web.HTTPException) -> web.Response:
     """Answer aiohttp's own errors as JSON: an unknown path, a method other than GET."""
     if isinstance(error, web.HTTPNotFound):
         return error_answer(404, f"unknown path; {DESCRIPTION} lists the paths")
-    if isinstance(error, web.HTTPUnauthorized):
+    if isinstance(error, web.HTTPUnauthorized | web.HTTPForbidden):
         answer = error_answer(error.status, error.text or _UNAUTHORIZED)
     else:
         answer = error_answer(error.status, f"{error.reason}: {request.method[:20]} is not allowed")

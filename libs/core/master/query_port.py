@@ -7,7 +7,7 @@ from aiohttp import web
 from libs.core.config.process_settings import HttpSettings
 from libs.core.config.query_settings import QuerySettings
 from libs.core.errors import UserError
-from libs.core.http.access import CLOSED_CHALLENGE, Access
+from libs.core.http.access import CLOSED_CHALLENGE, FORGED, Access
 from libs.core.http.app import Handler
 from libs.core.http.listening import listen
 from libs.core.http.reader import WHO
@@ -102,6 +102,9 @@ class QueryPort:
 
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._access.is_forged(request):
+            refusal = failed(QueryFault.INVALID, FORGED).body
+            return web.Response(status=HTTPStatus.FORBIDDEN, body=refusal, content_type="application/json")
         if not self._access.admits(request):
             text = _UNAUTHORIZED if self._access.has_password else _CLOSED
             return web.Response(
