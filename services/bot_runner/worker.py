@@ -84,7 +84,8 @@ async def prepare(context: WorkerContext) -> WorkerBackend:
             stop_grace_seconds=settings.containers.stop_grace_seconds,
             wake_ups=context.wake_ups,
             scan_interval_seconds=settings.scan.scan_interval_seconds,
-            standby_updates=settings.containers.standby_updates,
+            # A pod gets its name when it is created, and keeps it.
+            standby_updates=settings.containers.standby_updates and settings.pods.engine == "docker",
             clock=context.leases.now,
         )
 
