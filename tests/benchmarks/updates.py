@@ -4,9 +4,9 @@
 
 The downtime is the time from the end of the old version's process to the first line of the new version's code. Real
 servers, a master and one worker as processes of their own, and the machine's Docker engine. The kernel reports the end
-of the process, and a bot prints the time of its first line, both by the same clock. The bare SDK kills, removes,
-creates and starts a container of the same image. Both alternate, each alone on the machine. The exit code is 1 when the
-design's target is missed.
+of the process, and a bot prints the time of its first line, both by the same clock. One deployment updates by standbys,
+the other one without, which is the default. The bare SDK kills, removes, creates and starts a container of the same
+image. They alternate, each alone on the machine. The exit code is 1 when updates by standbys miss the design's target.
 """
 
 import argparse
@@ -39,10 +39,15 @@ _END_MILLISECONDS = 60_000
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds from the end of the old process to the first line of the new one."""
+    """Seconds from the end of the old process to the first line of the new one.
+
+    Attributes:
+        ours: of updates by standbys; *plain* of those without.
+    """
 
     language: str
     ours: Sequence[float]
+    plain: Sequence[float]
     bare: Sequence[float]
 
     @property
@@ -57,32 +62,43 @@ class Figures:
 
 
 async def measure(folder: Path, engine: Engine, updates: int, languages: Sequence[Language]) -> list[Figures]:
-    """Update one bot of each language that many times, and replace as many bare containers.
+    """Update a bot of each language that many times, by standbys and without, and replace as many bare containers.
 
     One of each before that does not count.
     """
     figures = []
-    async with deployment(folder, engine) as made:
-        await made.start(workers=1)
+    (folder / "standbys").mkdir()
+    (folder / "plain").mkdir()
+    async with (
+        deployment(folder / "standbys", engine, settings={"STANDBY_UPDATES": "true"}) as by_standbys,
+        deployment(folder / "plain", engine) as plainly,
+    ):
+        both = (by_standbys, plainly)
+        for made in both:
+            await made.start(workers=1)
         for language in languages:
             code = folder / language.runtime
             code.mkdir()
             (code / language.script).write_text(language.source)
-            made.platform.upload(language.runtime, zipped({language.script: language.source}))
-            await made.platform.create_bot(
-                language.runtime, {}, key=language.runtime, runtime=language.runtime, script=language.script
-            )
-            ours, bare = [], []
+            for made in both:
+                made.platform.upload(language.runtime, zipped({language.script: language.source}))
+                await made.platform.create_bot(
+                    language.runtime, {}, key=language.runtime, runtime=language.runtime, script=language.script
+                )
+            taken: list[list[float]] = [[], [], []]
             for number in range(updates + 1):
-                turns = [partial(_ours, made, language, number), partial(_bare, engine, language, code)]
-                first = number % 2
-                taken = {index: await turns[index]() for index in (first, 1 - first)}
-                if number:
-                    ours.append(taken[0])
-                    bare.append(taken[1])
-            await made.platform.delete_bot(language.runtime)
-            await eventually(partial(_is_gone, made, language.runtime), within_seconds=_WITHIN_SECONDS)
-            figures.append(Figures(language.runtime, ours, bare))
+                turns = [
+                    *(partial(_ours, made, language, number) for made in both),
+                    partial(_bare, engine, language, code),
+                ]
+                for index in (0, 1, 2) if number % 2 else (2, 1, 0):
+                    seconds = await turns[index]()
+                    if number:
+                        taken[index].append(seconds)
+            for made in both:
+                await made.platform.delete_bot(language.runtime)
+                await eventually(partial(_is_gone, made, language.runtime), within_seconds=_WITHIN_SECONDS)
+            figures.append(Figures(language.runtime, *taken))
     return figures
 
 
@@ -179,7 +195,14 @@ def main() -> int:
         with_engine(lambda folder, engine: measure(folder, engine, arguments.updates, (PYTHON, NODE)))
     )
     if arguments.output == "json":
-        print(json.dumps({one.language: {"ours": list(one.ours), "bare": list(one.bare)} for one in measured}))
+        print(
+            json.dumps(
+                {
+                    one.language: {"ours": list(one.ours), "plain": list(one.plain), "bare": list(one.bare)}
+                    for one in measured
+                }
+            )
+        )
     else:
         for one in measured:
             print(_text(one))
@@ -188,7 +211,7 @@ def main() -> int:
 
 def _text(figures: Figures) -> str:
     lines = [f"{figures.language:<34}      least    median       p95   longest"]
-    for name, values in (("update", figures.ours), ("bare SDK", figures.bare)):
+    for name, values in (("by a standby", figures.ours), ("without", figures.plain), ("bare SDK", figures.bare)):
         least, median, longest = min(values), statistics.median(values), max(values)
         lines.append(f"  {name:<32} {least:9.3f} {median:9.3f} {percentile(values, 95):9.3f} {longest:9.3f} s")
     lines.append(f"  ratio of the medians {figures.ratio:6.2f}; target of the median {TARGET_SECONDS} s")
