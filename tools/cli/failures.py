@@ -8,7 +8,7 @@ from tools.cli.exit_codes import ExitCode
 
 
 class Failure(Exception):
-    """Ends the command with a message and an exit code."""
+    """Ends the command with a message and an exit code. An interrupt needs no message if nothing goes on after it."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)

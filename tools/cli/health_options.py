@@ -49,17 +49,15 @@ class Health:
         """
         if not self.is_watched:
             return {}
-        entities = await servers.entities(BOT_RUNNER)
-        runs = RunStore(await servers.database(BOT_RUNNER))
-        watch = HealthWatch(
-            entities,
-            runs,
-            bot_id,
-            updated_at,
-            window_seconds=self.window_seconds,
-            start_seconds=WAIT_SECONDS,
-        )
         try:
+            watch = HealthWatch(
+                await servers.entities(BOT_RUNNER),
+                RunStore(await servers.database(BOT_RUNNER)),
+                bot_id,
+                updated_at,
+                window_seconds=self.window_seconds,
+                start_seconds=WAIT_SECONDS,
+            )
             return _facts(await in_time(watch.until_healthy()))
         except asyncio.CancelledError:
             raise Failure(

@@ -20,7 +20,7 @@ def run(command: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(_guarded(command))
     except asyncio.CancelledError:
-        raise Failure("interrupted", ExitCode.INTERRUPTED) from None
+        raise Failure("", ExitCode.INTERRUPTED) from None
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

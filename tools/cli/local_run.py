@@ -87,7 +87,7 @@ def run_to_its_end(
     try:
         return asyncio.run(_run(wanted, write, take))
     except asyncio.CancelledError:
-        raise Failure("interrupted", ExitCode.INTERRUPTED) from None
+        raise Failure("", ExitCode.INTERRUPTED) from None
 
 
 def exit_code_of(ended: Ended) -> int:

@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(error: BaseException) -> int:
-    from tools.cli.failures import code_of, first_of
+    from tools.cli.failures import Failure, code_of, first_of
     from tools.cli.untrusted import harmless_lines
 
     first = first_of(error)
@@ -101,4 +101,7 @@ def _report(error: BaseException) -> int:
         return ExitCode.FAILED
     if code is not ExitCode.INTERRUPTED:
         click.echo(f"error: {harmless_lines(str(first))}", err=True)
+    elif isinstance(first, Failure) and str(first):
+        # What goes on without the command.
+        click.echo(harmless_lines(str(first)), err=True)
     return code
