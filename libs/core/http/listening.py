@@ -10,7 +10,7 @@ from libs.core.observability.log import get_logger
 
 log = get_logger(__name__)
 
-MOST_CONNECTIONS = 500
+MOST_CONNECTIONS = 250
 """Of one server. Each takes a file and some kilobytes, and a client may send its request as slowly as it likes."""
 
 _CLOSE_SECONDS = 2.0
