@@ -13,6 +13,7 @@ import yaml
 from libs.autoscaler.kubernetes import KubernetesWorkers
 from libs.autoscaler.pod_reviews import PodReviews
 from libs.core.kubernetes.api_server import Answer, ApiServer, message_of
+from libs.core.process.service import SERVICES
 from libs.core.transport.pod_tokens import HEADER, PodProofs, PodTokenRefused, ProvenPod
 from tests.cluster.overlays.cluster import OverlayCluster, configured
 from tests.cluster.overlays.operator_crds import operator_crds
@@ -117,6 +118,30 @@ async def test_rbac_allows_a_master_what_it_needs_and_nothing_else(cluster: Over
     assert refusals == []
     assert grants == []
     assert of_workers == []
+
+
+async def test_runtime_keeps_its_rights_and_limits_when_another_one_is_removed(cluster: OverlayCluster) -> None:
+    folders = [KUBERNETES / "overlays" / overlay for overlay in ("production", "dev")]
+    create = ("create", "tokenreviews.authentication.k8s.io")
+    async with (
+        cluster.own_namespace(folders[0] / "namespace.yaml", "the0"),
+        cluster.own_namespace(folders[1] / "namespace.yaml", "the0-dev"),
+    ):
+        await apply_access(cluster)
+        await apply_access(cluster, "dev")
+        await eventually(lambda: cluster.can("bot-runner-master", "the0", *create))
+        await eventually(lambda: cluster.can("bot-runner-master", "the0-dev", *create))
+
+        await cluster.kubectl("delete", "--filename=-", stdin=access_of("dev"))
+        await eventually(lambda: refuses(cluster, "the0-dev", *create))
+
+        assert await cluster.can("bot-runner-master", "the0", *create)
+        policies = [item["metadata"]["name"] for item in await cluster.read("validatingadmissionpolicies")]
+        assert {f"the0-{service.name}-master-patches-pods" for service in SERVICES} <= set(policies)
+
+
+async def refuses(cluster: OverlayCluster, namespace: str, *request: str) -> bool:
+    return not await cluster.can("bot-runner-master", namespace, *request)
 
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -292,9 +317,14 @@ def is_denied(answer: Answer) -> bool:
     return answer.status == 422 and "ValidatingAdmissionPolicy" in message_of(answer)
 
 
-async def apply_access(cluster: OverlayCluster) -> None:
-    """Apply the production overlay's accounts, with their rights and limits."""
+async def apply_access(cluster: OverlayCluster, overlay: str = "production") -> None:
+    """Apply the accounts of *overlay*, with their rights and limits."""
+    await cluster.kubectl("apply", "--filename=-", stdin=access_of(overlay))
+
+
+def access_of(overlay: str) -> str:
+    """The accounts of *overlay* with their rights and limits, as one list."""
     kinds = "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"
     policies = "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"
-    access = {"apiVersion": "v1", "kind": "List", "items": of_kind("overlays/production", *kinds, *policies)}
-    await cluster.kubectl("apply", "--filename=-", stdin=json.dumps(access))
+    items = of_kind(f"overlays/{overlay}", *kinds, *policies)
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
