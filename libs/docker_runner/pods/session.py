@@ -130,7 +130,7 @@ class PodSession:
 
     async def run(self) -> None:
         """Keep the connection while this worker owns the segment, until the bot's end is known."""
-        backoff = Backoff(initial_seconds=0.05, cap_seconds=0.5)
+        backoff = Backoff(initial_seconds=0.05, cap_seconds=0.2)
         await self._threads.run(self.mirror.open, self.container)
         while not self.over.is_set():
             lease = self._lease()
