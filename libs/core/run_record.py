@@ -11,7 +11,8 @@ class RunRecord:
     """One run of one entity, from its start; the fields from *ended_at* on are None while it runs.
 
     Times are aware datetimes. *reason* is one word (``finished``, ``error``, ``oom``, ``timeout``,
-    ``stopped``, ``lease-lost``, ``killed``, ``missing``), *message* a sentence with further details.
+    ``stopped``, ``lease-lost``, ``killed``, ``missing``, ``node-lost``, ``evicted``), *message* a sentence with further
+    details.
     *failure* names the bot's failure in one word (``exception``, ``main-missing``, ``signature``,
     ``result-too-large``, ...), *error_type* and *error_message* are the exception's, and *hint* is the remedy.
     *presumed*: the end was not observed but concluded afterwards; a report of the actual end replaces it.

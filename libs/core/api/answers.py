@@ -127,7 +127,7 @@ class RunPage:
 
 
 FAILURES = (
-    *("error", "oom", "timeout", "killed", "lease-lost", "missing", "not-started", "rejected"),
+    *("error", "oom", "timeout", "killed", "lease-lost", "missing", "node-lost", "evicted", "not-started", "rejected"),
     # Of backtests.
     *("exception", "result", "code-missing", "data-missing", "bad-archive", "unknown-runtime", "lost"),
 )
