@@ -1,4 +1,4 @@
-"""Node.js with its package manager, of a Python package: pip is there wherever this runs, npm is not."""
+"""Node.js with its package manager, of a Python package: Python is there wherever this runs, npm is not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

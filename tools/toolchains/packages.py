@@ -32,9 +32,13 @@ async def ensure_package(requirement: str, report: Report) -> Path:
     async with file_lock(cache / f"{folder.name}.lock"):
         if not folder.exists():
             report(f"installing {requirement} (once)")
-            fresh = folder.with_name(f"{folder.name}.new")
+            fresh, installer = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.pip")
             shutil.rmtree(fresh, ignore_errors=True)
-            pip = ["install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target", str(fresh)]
-            await run_command([sys.executable, "-m", "pip", *pip, requirement], within_seconds=_SECONDS)
+            # The environments in which Pants runs tests have no pip; each Python that runs this can make one that has.
+            await run_command([sys.executable, "-m", "venv", "--clear", str(installer)], within_seconds=_SECONDS)
+            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+            python = str(installer / "bin" / "python")
+            await run_command([python, *pip, "--target", str(fresh), requirement], within_seconds=_SECONDS)
+            shutil.rmtree(installer)
             fresh.rename(folder)
     return folder
