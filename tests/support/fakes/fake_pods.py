@@ -103,7 +103,7 @@ class FakePods:
 
     def _end_all(self) -> None:
         for found in self._client.containers.list(all=True, filters={"label": f"runtime.scope={self.scope}"}):
-            found.remove(force=True, v=True)
+            _removed(found)
 
     def container(self, name: str) -> Any:
         """Return the Docker container of a pod."""
