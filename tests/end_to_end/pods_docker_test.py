@@ -55,11 +55,11 @@ async def test_bot_in_a_pod_outlives_its_worker_and_its_log_loses_no_line(
             await eventually(lambda: cluster.pods == {}, within_seconds=SECONDS)
 
     numbers = [number for number, _ in found]
-    back = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
+    back = [(before, after) for before, after in itertools.pairwise(numbers) if after != before + 1]
     assert numbers[0] == 0
     # Nothing is lost. Only what was stored last may be there again, from a place after what was released.
     assert len(back) <= 1
-    assert all(released <= numbers[at] <= numbers[at - 1] for at in back), [numbers[at - 1 : at + 1] for at in back]
+    assert all(released <= after <= before for before, after in back), back
     assert max(after - before for (_, before), (_, after) in itertools.pairwise(found)) < GAP_SECONDS
     assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
 
